@@ -1,0 +1,1 @@
+//! What is computed: ONNX import, layer graph, polynomial activations, plaintext reference.

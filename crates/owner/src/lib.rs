@@ -1,0 +1,1 @@
+//! Key Generator, Protection Agent, Deployment Agent and Decryption Agent.

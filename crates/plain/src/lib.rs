@@ -1,0 +1,1 @@
+//! Runs a plain ONNX network (or the front part of one) by rten.

@@ -1,0 +1,1 @@
+//! The Trained and Protected DNN Database: names, versions, reports, files.

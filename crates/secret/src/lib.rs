@@ -1,0 +1,1 @@
+//! Secret keys: key generation, symmetric seeded encryption, decryption. Only the owner links it.
