@@ -1,1 +1,28 @@
 //! RLWE core and CKKS: parameters, keys for evaluation, encoding, blind evaluation, noise forecast, wire format.
+//!
+//! Everything here is public: no secret key passes through this crate (see `subrosa-secret`).
+//!
+//! ```text
+//! security -> parameters -> rlwe (containers, public-key encryption, key switching) -> ckks -> wire
+//!                                                                       noise (forecasts) --^
+//! ```
+//!
+//! A polynomial at *level* `l` is held modulo `q_0 .. q_{l-1}`; [`ckks::Evaluator::rescale`] drops the highest prime.
+//! A ciphertext of *degree* `d` has `d + 1` components and its phase is `c_0 + c_1 s + ... + c_d s^d`.
+
+pub mod ckks;
+pub mod error;
+pub mod noise;
+pub mod parameters;
+pub mod rlwe;
+pub mod security;
+pub mod wire;
+
+pub use ckks::{Encoder, Evaluator, Plaintext};
+pub use error::FheError;
+pub use noise::NoiseModel;
+pub use num_complex::Complex64;
+pub use parameters::{KeyShape, ParameterSpec, Parameters};
+pub use rlwe::{Ciphertext, Digits, EvaluationKeys, KeyAccumulator, KeyId, KeySwitchKey, PublicKey, SeededCiphertext};
+pub use security::SecurityLevel;
+pub use subrosa_ring::{Galois, Kernel, Modulus, Ring, RingError, RnsPoly, primes};

@@ -1,1 +1,86 @@
-//! What is computed: ONNX import, layer graph, polynomial activations, plaintext reference.
+//! What is computed: ONNX import, layer list, polynomial activations, plaintext reference.
+//!
+//! [`Network::from_onnx`] reads what Keras and PyTorch export, [`Network::layers`] lists it, and
+//! [`Network::split`] cuts it into a plain front part (ONNX again, run by `subrosa-plain`) and a
+//! [`Chain`] of dense layers with polynomial activations, which is what gets encrypted. The cut is
+//! at the tensor that enters the first protected layer, so the network's own operators flatten it
+//! in the right order; batch norms and other affine steps are folded into the dense layers.
+
+mod activation;
+mod chain;
+mod error;
+mod graph;
+mod layers;
+mod polynomial;
+mod region;
+mod segment;
+mod split;
+
+pub use activation::{Activation, ActivationKind, ParseSubstitutionsError, Substitutions};
+pub use chain::{Chain, Dense, LayerTrace};
+pub use error::NetworkError;
+pub use layers::LayerInfo;
+pub use polynomial::{MAX_DEGREE, ParsePolynomialError, Polynomial};
+pub use split::{ParseScopeError, Replaced, Scope, Split};
+
+use graph::Graph;
+
+/// A trained network, read from an ONNX file and checked.
+#[derive(Debug)]
+pub struct Network {
+    onnx: Vec<u8>,
+    graph: Graph,
+}
+
+impl Network {
+    /// Reads an ONNX file that holds its weights, with one float32 input whose first axis is the
+    /// batch and one output of scores.
+    ///
+    /// Runs it once on zeros to learn all shapes. Memory stays in proportion to the file and to
+    /// what running it takes.
+    ///
+    /// # Errors
+    /// Damaged files, weights that are missing, external or not finite, cycles, control flow,
+    /// several inputs or outputs, operators that the runtime lacks.
+    pub fn from_onnx(onnx: &[u8]) -> Result<Network, NetworkError> {
+        let graph = Graph::parse(onnx)?;
+        if graph.elements(&graph.output) == 0 {
+            return Err(NetworkError::Unsupported("its output has no values for a sample".into()));
+        }
+        Ok(Network { onnx: onnx.to_vec(), graph })
+    }
+
+    /// Shape of one input, without the batch.
+    pub fn input_shape(&self) -> &[usize] {
+        self.graph.shape(&self.graph.input).get(1..).unwrap_or_default()
+    }
+
+    /// Scores for one input.
+    pub fn outputs(&self) -> usize {
+        self.graph.elements(&self.graph.output)
+    }
+
+    /// Float constants in all layers: weights, biases, batch norm statistics.
+    pub fn parameters(&self) -> usize {
+        self.layers().iter().map(|layer| layer.parameters).sum()
+    }
+
+    /// The layers, in the order in which they are computed; shape arithmetic is left out.
+    pub fn layers(&self) -> Vec<LayerInfo> {
+        layers::list(&self.graph)
+    }
+
+    /// Cuts the network where `scope` says.
+    ///
+    /// # Errors
+    /// A scope that this network has not, or an activation in the chain that is no polynomial and
+    /// has no substitution; the text names the layer and the flag.
+    pub fn split(&self, scope: &Scope, substitutions: &Substitutions) -> Result<Split, NetworkError> {
+        split::split(&self.onnx, &self.graph, scope, substitutions)
+    }
+
+    /// The ONNX file it was read from.
+    pub fn onnx(&self) -> &[u8] {
+        &self.onnx
+    }
+}

@@ -1,1 +1,73 @@
-//! Key Generator, Protection Agent, Deployment Agent and Decryption Agent.
+//! The owner's side: Key Generator, Protection Agent, Deployment Agent and Decryption Agent around the registry.
+//!
+//! An [`Owner`] works on a home directory (registry and vault). [`Owner::protect`] imports, plans, encrypts and registers a
+//! network; [`Owner::deploy`] writes a signed bundle; [`Owner::decrypt`] reads results; [`Owner::verify`] runs the original, the
+//! approximated and the encrypted network side by side.
+
+mod calibration;
+mod decryption;
+mod deployment;
+mod error;
+mod key_generator;
+mod protection;
+mod verification;
+
+pub use calibration::Calibration;
+pub use decryption::{Decrypted, Prediction, Reveal};
+pub use deployment::Deployed;
+pub use error::OwnerError;
+pub use protection::{ProtectReport, ProtectRequest, Settings};
+pub use verification::{Comparison, VerifyRequest};
+
+use std::path::{Path, PathBuf};
+use subrosa_registry::{Record, Registry};
+
+/// The owner at a home directory.
+pub struct Owner {
+    home: PathBuf,
+    registry: Registry,
+}
+
+impl Owner {
+    /// Opens the home, creating it if needed. Errors: a registry that is damaged or newer, a directory that cannot be written.
+    pub fn open(home: &Path) -> Result<Self, OwnerError> {
+        Ok(Self { home: home.into(), registry: Registry::open(home)? })
+    }
+
+    /// The home directory.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// The registry of protected networks.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Removes a network: its row, its files, then its secret key. Results of its deployments can never be decrypted again.
+    pub fn remove(&self, id: &str, vault: &subrosa_registry::Vault) -> Result<Record, OwnerError> {
+        let record = self.registry.get(id)?;
+        self.registry.remove(record.id)?;
+        vault.remove(&protection::key_name(&record.id.to_string()))?;
+        Ok(record)
+    }
+}
+
+/// Is told how far a long task is.
+pub trait Progress: Sync {
+    /// A task of `total` parts begins.
+    fn begin(&self, task: &str, total: usize);
+    /// So many more parts are done.
+    fn advance(&self, parts: usize);
+    /// The task is done.
+    fn end(&self);
+}
+
+/// Reports nothing.
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&self, _: &str, _: usize) {}
+    fn advance(&self, _: usize) {}
+    fn end(&self) {}
+}

@@ -1,0 +1,164 @@
+//! Executing a program, step by step.
+
+use crate::error::EdgeError;
+use crate::processor::{Constants, Input, Processor};
+use subrosa_fhe::{Ciphertext, Galois, Plaintext};
+use subrosa_program::layout::Diagonals;
+use subrosa_program::{InputLayout, Step};
+
+/// The registers of one evaluation.
+struct Machine<'a> {
+    processor: &'a Processor,
+    registers: Vec<Option<Ciphertext>>,
+}
+
+/// Runs the program on one prepared input; returns the result ciphertexts.
+pub(crate) fn execute(processor: &Processor, input: &Input) -> Result<Vec<Ciphertext>, EdgeError> {
+    let program = processor.program();
+    let mut machine = Machine { processor, registers: Vec::new() };
+    machine.registers.resize_with(program.registers(), || None);
+    if let Input::Encrypted(ciphertexts) = input {
+        for (register, c) in machine.registers.iter_mut().zip(ciphertexts) {
+            *register = Some(c.clone());
+        }
+    }
+    for step in &program.steps {
+        machine.step(step, input)?;
+    }
+    program.output.registers.iter().map(|&r| machine.take(r)).collect()
+}
+
+impl Machine<'_> {
+    fn get(&self, register: usize) -> Result<&Ciphertext, EdgeError> {
+        let empty = || EdgeError::Program(format!("register {register} is read before it is written"));
+        self.registers.get(register).and_then(Option::as_ref).ok_or_else(empty)
+    }
+
+    fn take(&mut self, register: usize) -> Result<Ciphertext, EdgeError> {
+        let empty = || EdgeError::Program(format!("register {register} is read before it is written"));
+        self.registers.get_mut(register).and_then(Option::take).ok_or_else(empty)
+    }
+
+    fn set(&mut self, register: usize, value: Ciphertext) -> Result<(), EdgeError> {
+        let place = self.registers.get_mut(register);
+        *place.ok_or_else(|| EdgeError::Program(format!("there is no register {register}")))? = Some(value);
+        Ok(())
+    }
+
+    fn ciphertexts(&self, group: usize) -> Result<&[Ciphertext], EdgeError> {
+        match self.processor.constants(group) {
+            Some(Constants::Ciphertexts(c)) => Ok(c),
+            _ => Err(EdgeError::Program(format!("group {group} is used in two ways"))),
+        }
+    }
+
+    fn step(&mut self, step: &Step, input: &Input) -> Result<(), EdgeError> {
+        let evaluator = self.processor.evaluator();
+        let keys = self.processor.keys();
+        match step {
+            Step::DiagonalsPlain { weights, dst } => {
+                let (Some(Constants::Stream(stream)), InputLayout::Diagonals(layout), Input::Plain(tiles)) =
+                    (self.processor.constants(*weights), &self.processor.program().input.layout, input)
+                else {
+                    return Err(EdgeError::Program("a plain product without its plain input".into()));
+                };
+                self.set(*dst, stream.product(self.processor.parameters(), layout, tiles))
+            }
+            Step::DiagonalsCipher { layout, inputs, weights, rescale, dst } => {
+                let out = self.diagonals(layout, inputs, *weights, *rescale)?;
+                self.set(*dst, out)
+            }
+            Step::CoefficientDot { weights, dst } => {
+                let InputLayout::CoefficientDot(layout) = &self.processor.program().input.layout else {
+                    return Err(EdgeError::Program("a coefficient product without its input".into()));
+                };
+                let chunks = layout.chunks();
+                for o in 0..layout.outputs() {
+                    let weights = self.ciphertexts(*weights)?.iter().skip(o * chunks).take(chunks);
+                    let out = match input {
+                        Input::Plain(p) => evaluator.dot_plain(&weights.zip(p).collect::<Vec<_>>())?,
+                        Input::Encrypted(c) => evaluator.dot(&weights.zip(c).collect::<Vec<_>>())?,
+                    };
+                    self.set(dst + o, out)?;
+                }
+                Ok(())
+            }
+            Step::CoefficientRows { layout, src, weights, dst } => {
+                for o in 0..layout.outputs() {
+                    let weight = self.ciphertexts(*weights)?.get(o);
+                    let weight = weight.ok_or_else(|| EdgeError::Program("a weight is missing".into()))?;
+                    let out = evaluator.mul(self.get(*src)?, weight)?;
+                    self.set(dst + o, out)?;
+                }
+                Ok(())
+            }
+            Step::AddConstant { reg, group, index } => {
+                let mut value = self.take(*reg)?;
+                let constant = self.ciphertexts(*group)?.get(*index);
+                evaluator.add_assign(&mut value, constant.ok_or_else(|| EdgeError::Program("a constant is missing".into()))?)?;
+                self.set(*reg, value)
+            }
+            Step::Fold { reg, stages } => {
+                let mut value = self.take(*reg)?;
+                for stage in stages {
+                    value = evaluator.fold(&value, stage, keys)?;
+                }
+                self.set(*reg, value)
+            }
+            Step::Multiply { a, b, dst } => {
+                let out = if a == b { evaluator.square(self.get(*a)?)? } else { evaluator.mul(self.get(*a)?, self.get(*b)?)? };
+                self.set(*dst, out)
+            }
+            Step::Relinearize { reg, rescale } => {
+                let out = evaluator.relinearize(self.get(*reg)?, keys, *rescale)?;
+                self.set(*reg, out)
+            }
+            Step::Rescale { reg } => {
+                let out = evaluator.rescale(self.get(*reg)?)?;
+                self.set(*reg, out)
+            }
+            Step::MultiplyScalar { src, value, scale, dst } => {
+                let value = self.constant(*value, *scale, self.get(*src)?.level())?;
+                let out = evaluator.mul_plain(self.get(*src)?, &value)?;
+                self.set(*dst, out)
+            }
+            Step::AddScalar { reg, value } => {
+                let mut out = self.take(*reg)?;
+                let value = self.constant(*value, out.scale, out.level())?;
+                evaluator.add_plain_assign(&mut out, &value)?;
+                self.set(*reg, out)
+            }
+            Step::Add { dst, src } => {
+                let mut out = self.take(*dst)?;
+                evaluator.add_assign(&mut out, self.get(*src)?)?;
+                self.set(*dst, out)
+            }
+            Step::DropLevel { src, level, dst } => {
+                let out = evaluator.drop_level(self.get(*src)?, *level)?;
+                self.set(*dst, out)
+            }
+        }
+    }
+
+    fn constant(&self, value: f64, scale: f64, level: usize) -> Result<Plaintext, EdgeError> {
+        Ok(self.processor.encoder().encode_constant(value, scale, level)?)
+    }
+
+    /// Baby steps by hoisted rotations of the inputs, giant steps by one sum of rotated partial products.
+    fn diagonals(&self, layout: &Diagonals, inputs: &[usize], weights: usize, rescale: bool) -> Result<Ciphertext, EdgeError> {
+        let (evaluator, keys) = (self.processor.evaluator(), self.processor.keys());
+        let mut rotated = Vec::new();
+        for (tile, &register) in layout.tiles.iter().zip(inputs) {
+            let babies: Vec<Galois> = (0..tile.babies).map(|b| Galois::rotation(b as u32)).collect();
+            rotated.extend(evaluator.rotate_hoisted(self.get(register)?, &babies, keys)?);
+        }
+        let weights = self.ciphertexts(weights)?;
+        let mut parts = Vec::with_capacity(layout.giants);
+        for (g, weights) in weights.chunks(rotated.len().max(1)).enumerate().take(layout.giants) {
+            let galois = Galois::rotation((g * layout.baby_stride) as u32);
+            parts.push((galois, evaluator.dot(&weights.iter().zip(&rotated).collect::<Vec<_>>())?));
+        }
+        let parts: Vec<_> = parts.iter().map(|(g, c)| (*g, c)).collect();
+        Ok(evaluator.giant_sum(&parts, keys, rescale)?)
+    }
+}

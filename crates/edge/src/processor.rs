@@ -1,0 +1,255 @@
+//! The Processing Agent: a loaded bundle that answers sample after sample.
+
+use crate::diagonals::WeightStream;
+use crate::error::EdgeError;
+use crate::execute;
+use rayon::prelude::*;
+use std::collections::BTreeSet;
+use std::path::Path;
+use subrosa_fhe::{Ciphertext, Encoder, EvaluationKeys, Evaluator, Kernel, Parameters, Plaintext, PublicKey, wire};
+use subrosa_input::{Dataset, Preprocess};
+use subrosa_plain::PlainNetwork;
+use subrosa_program::bundle::{BUNDLE_KIND, Bundle, Manifest};
+use subrosa_program::container::Signer;
+use subrosa_program::results::{ResultsManifest, ResultsWriter};
+use subrosa_program::{InputLayout, Program, Step};
+use subrosa_ring::sampler::os_rng;
+
+/// How a bundle is loaded.
+#[derive(Default)]
+pub struct Options {
+    /// The owner whose bundles are accepted; `None` accepts any signed bundle.
+    pub trust: Option<Signer>,
+    /// Threads of the plain part; 0 means all cores. (Everything else uses rayon's global pool.)
+    pub threads: usize,
+    /// Arithmetic kernel; `None` takes the best, or what `SUBROSA_KERNEL` names.
+    pub kernel: Option<Kernel>,
+}
+
+/// Encrypted constants as the steps use them.
+pub(crate) enum Constants {
+    /// In their order.
+    Ciphertexts(Vec<Ciphertext>),
+    /// Re-ordered for the product with a plain input.
+    Stream(WeightStream),
+}
+
+/// One sample's features, ready for the blind evaluation.
+pub enum Input {
+    /// Encoded only.
+    Plain(Vec<Plaintext>),
+    /// Encrypted with the network's public key.
+    Encrypted(Vec<Ciphertext>),
+}
+
+impl Input {
+    /// Bytes of the input's ciphertexts in packed form; 0 for a plain input.
+    pub fn ciphertext_bytes(&self, parameters: &Parameters) -> usize {
+        match self {
+            Self::Plain(_) => 0,
+            Self::Encrypted(c) => c.iter().map(|c| wire::ciphertext_len(parameters, c.level(), c.degree())).sum(),
+        }
+    }
+}
+
+/// Samples as the whole network takes them.
+pub struct Acquired {
+    /// Number of samples.
+    pub count: usize,
+    /// `count` times the network's input, row-major.
+    pub data: Vec<f32>,
+}
+
+/// A loaded bundle.
+pub struct Processor {
+    manifest: Manifest,
+    program: Program,
+    parameters: Parameters,
+    evaluator: Evaluator,
+    encoder: Encoder,
+    keys: EvaluationKeys,
+    public_key: Option<PublicKey>,
+    constants: Vec<Constants>,
+    front: Option<PlainNetwork>,
+    preprocess: Preprocess,
+    signer: Signer,
+    trusted: bool,
+}
+
+impl Processor {
+    /// Loads a bundle: checks its integrity, its signature (against the trusted owner, if one is given) and its program, and
+    /// unpacks keys and weights.
+    ///
+    /// # Errors
+    /// A file that is damaged, unsigned, not a bundle or another owner's; a kernel that this machine lacks.
+    pub fn load(path: &Path, options: &Options) -> Result<Self, EdgeError> {
+        let bundle = Bundle::open(path, BUNDLE_KIND)?;
+        let file = || path.display().to_string();
+        let signer = bundle.signer().cloned().ok_or_else(|| EdgeError::Unsigned { file: file() })?;
+        if let Some(trusted) = options.trust.as_ref().filter(|t| **t != signer) {
+            let (found, trusted) = (signer.fingerprint(), trusted.fingerprint());
+            return Err(EdgeError::ForeignOwner { file: file(), found, trusted });
+        }
+        let kernel = match options.kernel {
+            Some(kernel) => kernel,
+            None => Kernel::active()?,
+        };
+        let parameters = bundle.parameters(kernel)?;
+        let keys = bundle.keys(&parameters)?;
+        let public_key = bundle.public_key(&parameters)?;
+        let constants = load_constants(&bundle, &parameters)?;
+        let threads = if options.threads == 0 { rayon::current_num_threads() } else { options.threads };
+        let front = bundle.front()?.map(|onnx| PlainNetwork::load(onnx, threads)).transpose()?;
+        let preprocess = bundle.manifest.preprocess.as_deref().map_or(Ok(Preprocess::default()), str::parse)?;
+        if bundle.program.input.encrypted && public_key.is_none() {
+            return Err(EdgeError::Program("the input is to be encrypted, but there is no public key".into()));
+        }
+        Ok(Self {
+            evaluator: Evaluator::new(&parameters),
+            encoder: Encoder::new(&parameters),
+            manifest: bundle.manifest,
+            program: bundle.program,
+            parameters,
+            keys,
+            public_key,
+            constants,
+            front,
+            preprocess,
+            signer,
+            trusted: options.trust.is_some(),
+        })
+    }
+
+    /// What the network is.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+    /// What is executed.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+    /// The ring and its primes.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+    /// Who signed the bundle, and whether that was checked against a trusted key.
+    pub fn signer(&self) -> (&Signer, bool) {
+        (&self.signer, self.trusted)
+    }
+    /// Features that enter the protected part.
+    pub fn feature_count(&self) -> usize {
+        self.program.input.features
+    }
+    pub(crate) fn evaluator(&self) -> &Evaluator {
+        &self.evaluator
+    }
+    pub(crate) fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+    pub(crate) fn keys(&self) -> &EvaluationKeys {
+        &self.keys
+    }
+    pub(crate) fn constants(&self, group: usize) -> Option<&Constants> {
+        self.constants.get(group)
+    }
+
+    /// Data Stream Acquisition: reads a file (or `-`, NDJSON on standard input) and preprocesses it as the bundle declares.
+    pub fn acquire(&self, path: &str, limit: Option<usize>) -> Result<Acquired, EdgeError> {
+        self.preprocess(&subrosa_input::read(path, limit)?)
+    }
+
+    /// Preprocesses samples that were read already.
+    pub fn preprocess(&self, samples: &Dataset) -> Result<Acquired, EdgeError> {
+        let data = self.preprocess.apply(samples, &self.manifest.input_shape)?;
+        Ok(Acquired { count: samples.count, data })
+    }
+
+    /// Runs the plain part: `count` samples in, `count` x [`Self::feature_count`] features out.
+    pub fn features(&self, count: usize, samples: &[f32]) -> Result<Vec<f32>, EdgeError> {
+        let features = match &self.front {
+            Some(front) => front.run(count, samples)?,
+            None => samples.to_vec(),
+        };
+        let expected = count * self.feature_count();
+        if features.len() != expected {
+            return Err(EdgeError::FeatureCount { found: features.len(), expected });
+        }
+        Ok(features)
+    }
+
+    /// Encodes one sample's features, and encrypts them if the bundle says so.
+    ///
+    /// # Errors
+    /// A wrong number of features, NaN or infinity, features outside the range the network was protected for.
+    pub fn prepare(&self, features: &[f32]) -> Result<Input, EdgeError> {
+        let spec = &self.program.input;
+        if features.len() != spec.features {
+            return Err(EdgeError::FeatureCount { found: features.len(), expected: spec.features });
+        }
+        if let Some(index) = features.iter().position(|x| !x.is_finite()) {
+            return Err(EdgeError::NotFinite { index });
+        }
+        let x: Vec<f64> = features.iter().map(|&x| f64::from(x)).collect();
+        let largest = x.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        let norm = x.iter().map(|v| v * v).sum::<f64>().sqrt();
+        for (what, value, limit) in [("largest value", largest, spec.max_abs), ("Euclidean norm", norm, spec.max_norm)] {
+            if value > limit {
+                return Err(EdgeError::OutOfRange { what, value, limit });
+            }
+        }
+        let mut plain = Vec::with_capacity(spec.layout.polynomials());
+        for i in 0..spec.layout.polynomials() {
+            plain.push(match &spec.layout {
+                InputLayout::Diagonals(d) => self.encoder.encode(&d.input_slots(i, &x), spec.scale, spec.level)?,
+                InputLayout::CoefficientDot(d) => {
+                    self.encoder.encode_coefficients(&d.input_coefficients(i, &x), spec.scale, spec.level)?
+                }
+            });
+        }
+        let Some(key) = self.public_key.as_ref().filter(|_| spec.encrypted) else { return Ok(Input::Plain(plain)) };
+        let mut rng = os_rng()?;
+        let encrypted: Result<_, _> = plain.iter().map(|p| key.encrypt(&self.parameters, p, &mut rng)).collect();
+        Ok(Input::Encrypted(encrypted?))
+    }
+
+    /// The blind evaluation: the result ciphertexts of one sample, for its owner to decrypt.
+    pub fn infer(&self, input: &Input) -> Result<Vec<Ciphertext>, EdgeError> {
+        execute::execute(self, input)
+    }
+
+    /// Begins a results file for this network.
+    pub fn results(&self, path: &Path) -> Result<ResultsWriter, EdgeError> {
+        let manifest = ResultsManifest {
+            model: self.manifest.id.clone(),
+            name: self.manifest.name.clone(),
+            version: self.manifest.version,
+            count: 0,
+            ciphertexts: self.program.output.registers.len(),
+        };
+        Ok(ResultsWriter::create(path, manifest)?)
+    }
+}
+
+/// Unpacks the constants, all cores at work, and re-orders those that meet a plain input.
+fn load_constants(bundle: &Bundle, parameters: &Parameters) -> Result<Vec<Constants>, EdgeError> {
+    let streamed: BTreeSet<usize> = bundle
+        .program
+        .steps
+        .iter()
+        .filter_map(|s| if let Step::DiagonalsPlain { weights, .. } = s { Some(*weights) } else { None })
+        .collect();
+    let mut out = Vec::new();
+    for (group, packed) in bundle.constants(parameters)?.into_iter().enumerate() {
+        let unpack = |bytes: &&[u8]| -> Result<Ciphertext, EdgeError> {
+            Ok(bundle.constant(parameters, group, bytes)?.expand(parameters)?)
+        };
+        let ciphertexts: Result<Vec<_>, _> = packed.par_iter().map(unpack).collect();
+        let ciphertexts = ciphertexts?;
+        out.push(if streamed.contains(&group) {
+            Constants::Stream(WeightStream::new(&ciphertexts))
+        } else {
+            Constants::Ciphertexts(ciphertexts)
+        });
+    }
+    Ok(out)
+}

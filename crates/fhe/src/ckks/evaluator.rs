@@ -1,0 +1,245 @@
+//! Arithmetic on ciphertexts. Operations that need keys are in `rotation.rs`.
+
+use super::Plaintext;
+use crate::rlwe::{KeySwitcher, MAX_DEGREE, check_poly, check_scale};
+use crate::{Ciphertext, FheError, Parameters};
+use subrosa_ring::RnsPoly;
+
+/// Relative difference up to which two scales count as equal.
+pub const SCALE_TOLERANCE: f64 = 1e-9;
+
+/// Computes on ciphertexts; shareable between threads. Every operation checks rings, levels, degrees and scales.
+pub struct Evaluator {
+    pub(super) parameters: Parameters,
+    pub(super) switcher: KeySwitcher,
+}
+
+impl Evaluator {
+    /// An evaluator for these parameters.
+    pub fn new(parameters: &Parameters) -> Self {
+        Self { parameters: parameters.clone(), switcher: KeySwitcher::new(parameters) }
+    }
+
+    /// The parameters.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The key switcher, for sums of key products that the methods here don't offer.
+    pub fn switcher(&self) -> &KeySwitcher {
+        &self.switcher
+    }
+
+    /// `a += b`; levels and scales equal, degrees may differ.
+    pub fn add_assign(&self, a: &mut Ciphertext, b: &Ciphertext) -> Result<(), FheError> {
+        self.check_sum("add", a, b)?;
+        let ring = self.parameters.ring();
+        for (x, y) in a.components.iter_mut().zip(&b.components) {
+            ring.add_assign(x, y);
+        }
+        let missing = b.components.iter().skip(a.components.len()).cloned().collect::<Vec<_>>();
+        a.components.extend(missing);
+        Ok(())
+    }
+
+    /// `a -= b`; levels and scales equal, degrees may differ.
+    pub fn sub_assign(&self, a: &mut Ciphertext, b: &Ciphertext) -> Result<(), FheError> {
+        self.check_sum("subtract", a, b)?;
+        let ring = self.parameters.ring();
+        for (x, y) in a.components.iter_mut().zip(&b.components) {
+            ring.sub_assign(x, y);
+        }
+        let mut missing = b.components.iter().skip(a.components.len()).cloned().collect::<Vec<_>>();
+        missing.iter_mut().for_each(|c| ring.neg_assign(c));
+        a.components.extend(missing);
+        Ok(())
+    }
+
+    /// `a += plaintext`; level and scale equal.
+    pub fn add_plain_assign(&self, a: &mut Ciphertext, plaintext: &Plaintext) -> Result<(), FheError> {
+        a.check(&self.parameters)?;
+        self.check_plain("add plaintext", a.level(), plaintext)?;
+        check_same_scale("add plaintext", a.scale, plaintext.scale)?;
+        if let Some(c0) = a.components.first_mut() {
+            self.parameters.ring().add_assign(c0, &plaintext.poly);
+        }
+        Ok(())
+    }
+
+    /// `a = -a`.
+    pub fn neg_assign(&self, a: &mut Ciphertext) -> Result<(), FheError> {
+        a.check(&self.parameters)?;
+        a.components.iter_mut().for_each(|c| self.parameters.ring().neg_assign(c));
+        Ok(())
+    }
+
+    /// `a * plaintext`, slot by slot; scales multiply.
+    pub fn mul_plain(&self, a: &Ciphertext, plaintext: &Plaintext) -> Result<Ciphertext, FheError> {
+        self.dot_plain(&[(a, plaintext)])
+    }
+
+    /// `a * b`, slot by slot, not relinearized: degrees add (at most 4 in all), scales multiply.
+    pub fn mul(&self, a: &Ciphertext, b: &Ciphertext) -> Result<Ciphertext, FheError> {
+        self.dot(&[(a, b)])
+    }
+
+    /// `a * a`, as [`Self::mul`].
+    pub fn square(&self, a: &Ciphertext) -> Result<Ciphertext, FheError> {
+        self.dot(&[(a, a)])
+    }
+
+    /// `sum_i a_i * p_i`; one lazy sum per output word. All levels equal, all products of equal scale.
+    pub fn dot_plain(&self, terms: &[(&Ciphertext, &Plaintext)]) -> Result<Ciphertext, FheError> {
+        let operation = "sum of products with plaintexts";
+        let (first, first_plain) = terms.first().ok_or(FheError::Empty { operation })?;
+        let (level, scale) = (first.level(), first.scale * first_plain.scale);
+        for (a, plaintext) in terms {
+            a.check(&self.parameters)?;
+            check_level(operation, level, a.level())?;
+            self.check_plain(operation, level, plaintext)?;
+            check_same_scale(operation, scale, a.scale * plaintext.scale)?;
+        }
+        let degree = terms.iter().map(|(a, _)| a.degree()).max().unwrap_or(0);
+        let components = (0..=degree)
+            .map(|k| {
+                let pairs: Vec<_> = terms.iter().filter_map(|(a, p)| Some((a.components.get(k)?, &p.poly))).collect();
+                self.parameters.ring_dot(level, &pairs)
+            })
+            .collect();
+        Ok(Ciphertext { components, scale })
+    }
+
+    /// `sum_i a_i * b_i`, not relinearized; one lazy sum per output word. All levels equal, all products of equal scale; the
+    /// degree is the largest of the products' degrees, at most 4.
+    pub fn dot(&self, terms: &[(&Ciphertext, &Ciphertext)]) -> Result<Ciphertext, FheError> {
+        let operation = "sum of products";
+        let (first_a, first_b) = terms.first().ok_or(FheError::Empty { operation })?;
+        let (level, scale) = (first_a.level(), first_a.scale * first_b.scale);
+        for (a, b) in terms {
+            a.check(&self.parameters)?;
+            b.check(&self.parameters)?;
+            check_level(operation, level, a.level())?;
+            check_level(operation, level, b.level())?;
+            check_same_scale(operation, scale, a.scale * b.scale)?;
+        }
+        let degree = terms.iter().map(|(a, b)| a.degree() + b.degree()).max().unwrap_or(0);
+        if degree > MAX_DEGREE {
+            return Err(FheError::Degree { operation, degree, expected: "a product of degree at most 4" });
+        }
+        let components = (0..=degree)
+            .map(|k| {
+                let products = |(a, b): &(&'_ Ciphertext, &'_ Ciphertext)| -> Vec<(usize, usize)> {
+                    (0..=k).map(|i| (i, k - i)).filter(|&(i, j)| i <= a.degree() && j <= b.degree()).collect()
+                };
+                let pairs: Vec<_> = terms
+                    .iter()
+                    .flat_map(|t| {
+                        products(t)
+                            .into_iter()
+                            .filter_map(|(i, j)| Some((t.0.components.get(i)?, t.1.components.get(j)?)))
+                    })
+                    .collect();
+                self.parameters.ring_dot(level, &pairs)
+            })
+            .collect();
+        Ok(Ciphertext { components, scale })
+    }
+
+    /// `a *= X^power` (power modulo 2N). `X^(N/2)` multiplies every slot by i; multiples of N/2 cost one pass.
+    pub fn mul_monomial_assign(&self, a: &mut Ciphertext, power: usize) -> Result<(), FheError> {
+        a.check(&self.parameters)?;
+        let (n, ring, level) = (self.parameters.n(), self.parameters.ring(), a.level());
+        let power = power % (2 * n);
+        if power.is_multiple_of(n / 2) {
+            // X^(N/2) is psi^(N/2) at the points 5^j and its negative, the conjugate, at the points -5^j.
+            for c in &mut a.components {
+                for i in 0..level {
+                    let (table, q) = (ring.table(i), ring.modulus(i));
+                    let value = q.pow(table.root(), power as u64);
+                    let conjugate = q.pow(table.root(), (2 * n - power) as u64);
+                    let (first, second) = c.limb_mut(i).split_at_mut(n / 2);
+                    table.mul_scalar_assign(first, value);
+                    table.mul_scalar_assign(second, conjugate);
+                }
+            }
+            return Ok(());
+        }
+        let mut signed = vec![0i64; n];
+        if let Some(c) = signed.get_mut(power % n) {
+            *c = if power < n { 1 } else { -1 };
+        }
+        let mut monomial = ring.from_signed(&signed, level);
+        ring.forward(&mut monomial);
+        a.components.iter_mut().for_each(|c| ring.mul_assign(c, &monomial));
+        Ok(())
+    }
+
+    /// The same message modulo fewer primes; the scale stays.
+    pub fn drop_level(&self, a: &Ciphertext, level: usize) -> Result<Ciphertext, FheError> {
+        a.check(&self.parameters)?;
+        if level == 0 || level > a.level() {
+            return Err(FheError::Level { operation: "drop level", expected: a.level(), found: level });
+        }
+        let mut dropped = a.clone();
+        dropped.components.iter_mut().for_each(|c| c.truncate(level));
+        Ok(dropped)
+    }
+
+    /// Divides by the highest prime, rounding; the scale is divided by exactly that prime. Needs level 2 or more.
+    pub fn rescale(&self, a: &Ciphertext) -> Result<Ciphertext, FheError> {
+        a.check(&self.parameters)?;
+        let components = a.components.iter().map(|c| self.switcher.rescale(c)).collect::<Result<_, _>>()?;
+        Ok(Ciphertext { components, scale: self.rescaled(a.level(), a.scale)? })
+    }
+
+    /// The scale after dropping the highest prime at `level`.
+    pub(super) fn rescaled(&self, level: usize, scale: f64) -> Result<f64, FheError> {
+        let top = self.parameters.ciphertext_modulus(level.wrapping_sub(1));
+        let top =
+            top.ok_or(FheError::Level { operation: "rescale", expected: self.parameters.levels(), found: level })?;
+        Ok(scale / top.value() as f64)
+    }
+
+    fn check_sum(&self, operation: &'static str, a: &Ciphertext, b: &Ciphertext) -> Result<(), FheError> {
+        a.check(&self.parameters)?;
+        b.check(&self.parameters)?;
+        check_level(operation, a.level(), b.level())?;
+        check_same_scale(operation, a.scale, b.scale)
+    }
+
+    fn check_plain(&self, operation: &'static str, level: usize, plaintext: &Plaintext) -> Result<(), FheError> {
+        check_level(operation, level, plaintext.level())?;
+        check_scale("plaintext", plaintext.scale)?;
+        check_poly("plaintext", &plaintext.poly, level, &self.parameters)
+    }
+}
+
+impl Parameters {
+    /// `sum_i x_i * y_i` in NTT form at `level`.
+    fn ring_dot(&self, level: usize, pairs: &[(&RnsPoly, &RnsPoly)]) -> RnsPoly {
+        let mut sum = RnsPoly::zero(self.n(), level);
+        for i in 0..level {
+            let limbs: Vec<(&[u64], &[u64])> = pairs.iter().map(|(x, y)| (x.limb(i), y.limb(i))).collect();
+            for (index, chunk) in limbs.chunks(crate::rlwe::MAX_LAZY_PRODUCTS).enumerate() {
+                match index {
+                    0 => self.ring().table(i).dot(sum.limb_mut(i), chunk),
+                    _ => self.ring().table(i).dot_add_assign(sum.limb_mut(i), chunk),
+                }
+            }
+        }
+        sum
+    }
+}
+
+pub(super) fn check_level(operation: &'static str, expected: usize, found: usize) -> Result<(), FheError> {
+    if expected == found { Ok(()) } else { Err(FheError::Level { operation, expected, found }) }
+}
+
+pub(super) fn check_same_scale(operation: &'static str, left: f64, right: f64) -> Result<(), FheError> {
+    // The comparison is written so that NaN fails it.
+    if (left - right).abs() <= SCALE_TOLERANCE * left.abs() {
+        Ok(())
+    } else {
+        Err(FheError::Scale { operation, left, right })
+    }
+}

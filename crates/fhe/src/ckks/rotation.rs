@@ -1,0 +1,164 @@
+//! Operations that switch keys: relinearization, rotations, folds and sums of rotated ciphertexts.
+
+use super::evaluator::{Evaluator, check_level, check_same_scale};
+use crate::parameters::KeyShape;
+use crate::rlwe::{common_shape, needed_key};
+use crate::{Ciphertext, Digits, EvaluationKeys, FheError, KeySwitchKey};
+use subrosa_ring::{Galois, RnsPoly};
+
+impl Evaluator {
+    /// Brings a ciphertext of degree 2 to 4 back to degree 1 with the keys (identity, 2), (identity, 3), ...; with `rescale`
+    /// the division by the highest prime is part of the same rounding.
+    pub fn relinearize(&self, a: &Ciphertext, keys: &EvaluationKeys, rescale: bool) -> Result<Ciphertext, FheError> {
+        a.check(&self.parameters)?;
+        if a.degree() < 2 {
+            return Err(FheError::Degree { operation: "relinearize", degree: a.degree(), expected: "degree 2 to 4" });
+        }
+        self.giant_sum(&[(Galois::IDENTITY, a)], keys, rescale)
+    }
+
+    /// Applies an automorphism (rotation of the slots, conjugation) to a ciphertext of degree at most 1.
+    pub fn rotate(&self, a: &Ciphertext, galois: Galois, keys: &EvaluationKeys) -> Result<Ciphertext, FheError> {
+        self.check_linear("rotate", a)?;
+        self.giant_sum(&[(galois, a)], keys, false)
+    }
+
+    /// All the given rotations of a ciphertext of degree at most 1, from one decomposition. The identity gives a copy.
+    pub fn rotate_hoisted(
+        &self,
+        a: &Ciphertext,
+        elements: &[Galois],
+        keys: &EvaluationKeys,
+    ) -> Result<Vec<Ciphertext>, FheError> {
+        let hoisted = self.hoist(a, elements, keys)?;
+        let mut rotated = Vec::with_capacity(elements.len());
+        for (&galois, key) in elements.iter().zip(&hoisted.keys) {
+            if galois.is_identity() {
+                rotated.push(a.clone());
+                continue;
+            }
+            rotated.push(self.sum_of_rotations(a, &[(galois, *key)], &hoisted)?);
+        }
+        Ok(rotated)
+    }
+
+    /// `a + sum_g sigma_g(a)` for a ciphertext of degree at most 1: one decomposition, one division by the special primes.
+    pub fn fold(&self, a: &Ciphertext, elements: &[Galois], keys: &EvaluationKeys) -> Result<Ciphertext, FheError> {
+        let hoisted = self.hoist(a, elements, keys)?;
+        let mut terms = vec![(Galois::IDENTITY, None)];
+        terms.extend(elements.iter().copied().zip(hoisted.keys.iter().copied()));
+        self.sum_of_rotations(a, &terms, &hoisted)
+    }
+
+    /// `sum_i sigma_{g_i}(a_i)` for ciphertexts of any degree: the component of `s^k` is switched with the key (g_i, k), all in
+    /// one accumulator with one division by the special primes, and by the highest ciphertext prime as well if `rescale`.
+    ///
+    /// All levels and scales equal; all keys with the same special primes. The identity needs no key for degree 1.
+    pub fn giant_sum(
+        &self,
+        terms: &[(Galois, &Ciphertext)],
+        keys: &EvaluationKeys,
+        rescale: bool,
+    ) -> Result<Ciphertext, FheError> {
+        let operation = "sum of rotations";
+        let (_, first) = terms.first().ok_or(FheError::Empty { operation })?;
+        let (level, scale) = (first.level(), first.scale);
+        let mut used = Vec::new();
+        for (galois, a) in terms {
+            a.check(&self.parameters)?;
+            self.check_galois(*galois)?;
+            check_level(operation, level, a.level())?;
+            check_same_scale(operation, scale, a.scale)?;
+            for id in (1..=a.degree()).filter_map(|power| needed_key(*galois, power)) {
+                used.push(keys.get(id)?);
+            }
+        }
+        let shape = common_shape(&used)?;
+        let mut acc = self.switcher.accumulator(level, shape.map_or(0, |s| s.specials))?;
+        for (galois, a) in terms {
+            let mut products: Vec<(Digits, &KeySwitchKey)> = Vec::new();
+            for (power, component) in a.components.iter().enumerate() {
+                match (needed_key(*galois, power), shape) {
+                    (Some(id), Some(shape)) => products.push((self.decompose(component, shape)?, keys.get(id)?)),
+                    _ => acc.add_scaled(power, component, *galois)?,
+                }
+            }
+            let products: Vec<_> = products.iter().map(|(digits, key)| (*galois, digits, *key)).collect();
+            self.switcher.key_inner_product(&mut acc, &products)?;
+        }
+        let components = self.switcher.finish(acc, rescale)?.into();
+        let scale = if rescale { self.rescaled(level, scale)? } else { scale };
+        Ok(Ciphertext { components, scale })
+    }
+
+    /// The digits of a polynomial in NTT form, for [`crate::rlwe::KeySwitcher::key_inner_product`].
+    pub fn decompose(&self, poly: &RnsPoly, shape: KeyShape) -> Result<Digits, FheError> {
+        self.switcher.decompose(poly, shape)
+    }
+
+    fn check_linear(&self, operation: &'static str, a: &Ciphertext) -> Result<(), FheError> {
+        a.check(&self.parameters)?;
+        if a.degree() > 1 {
+            return Err(FheError::Degree { operation, degree: a.degree(), expected: "degree 1" });
+        }
+        Ok(())
+    }
+
+    fn check_galois(&self, galois: Galois) -> Result<(), FheError> {
+        if galois.rotation as usize >= self.parameters.slots() {
+            let reason = format!("rotation by {}; slots are {}", galois.rotation, self.parameters.slots());
+            return Err(FheError::Malformed { what: "automorphism", reason });
+        }
+        Ok(())
+    }
+
+    /// Checks a ciphertext and the keys for its rotations, and decomposes it once.
+    fn hoist<'k>(
+        &self,
+        a: &Ciphertext,
+        elements: &[Galois],
+        keys: &'k EvaluationKeys,
+    ) -> Result<Hoisted<'k>, FheError> {
+        self.check_linear("rotate", a)?;
+        let mut found = Vec::with_capacity(elements.len());
+        for &galois in elements {
+            self.check_galois(galois)?;
+            found.push(needed_key(galois, a.degree()).map(|id| keys.get(id)).transpose()?);
+        }
+        let used: Vec<&KeySwitchKey> = found.iter().copied().flatten().collect();
+        let shape = common_shape(&used)?;
+        let digits = match (shape, a.components.get(1)) {
+            (Some(shape), Some(c1)) => Some(self.decompose(c1, shape)?),
+            _ => None,
+        };
+        Ok(Hoisted { keys: found, digits, specials: shape.map_or(0, |s| s.specials) })
+    }
+
+    fn sum_of_rotations(
+        &self,
+        a: &Ciphertext,
+        terms: &[(Galois, Option<&KeySwitchKey>)],
+        hoisted: &Hoisted<'_>,
+    ) -> Result<Ciphertext, FheError> {
+        let mut acc = self.switcher.accumulator(a.level(), hoisted.specials)?;
+        let mut products = Vec::new();
+        for &(galois, key) in terms {
+            for (part, component) in a.components.iter().enumerate() {
+                match (part, key, &hoisted.digits) {
+                    (1, Some(key), Some(digits)) => products.push((galois, digits, key)),
+                    _ => acc.add_scaled(part, component, galois)?,
+                }
+            }
+        }
+        self.switcher.key_inner_product(&mut acc, &products)?;
+        let components = self.switcher.finish(acc, false)?.into();
+        Ok(Ciphertext { components, scale: a.scale })
+    }
+}
+
+/// One decomposition and the keys of several rotations (`None`: no key needed).
+struct Hoisted<'k> {
+    keys: Vec<Option<&'k KeySwitchKey>>,
+    digits: Option<Digits>,
+    specials: usize,
+}

@@ -1,0 +1,169 @@
+//! Key-switching keys: containers and their names.
+
+use crate::parameters::KeyShape;
+use crate::{FheError, Parameters};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use subrosa_ring::{Galois, Ring, RnsPoly};
+
+/// Highest power of the secret that a key may switch from.
+pub const MAX_POWER: u8 = 4;
+
+/// What a key switches from: `sigma_g(s^power) -> s`. `(IDENTITY, 2)` is the relinearization key, `(g, 1)` a Galois key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyId {
+    /// The automorphism.
+    pub galois: Galois,
+    /// Power of the secret, 1 ..= [`MAX_POWER`].
+    pub power: u8,
+}
+
+impl KeyId {
+    /// The key that switches `s^power` after the automorphism `galois`.
+    pub fn new(galois: Galois, power: u8) -> Self {
+        Self { galois, power }
+    }
+
+    /// Checks that the id names a real switch in this ring.
+    pub fn check(&self, parameters: &Parameters) -> Result<(), FheError> {
+        let bad = |reason: &str| Err(FheError::UnfitKey { id: *self, reason: reason.into() });
+        if self.power == 0 || self.power > MAX_POWER {
+            return bad("the power of the secret must be 1 to 4");
+        }
+        if self.galois.rotation as usize >= parameters.slots() {
+            return bad("the rotation is not below the number of slots");
+        }
+        if self.power == 1 && self.galois.is_identity() {
+            return bad("it would switch s to itself");
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let conjugate = if self.galois.conjugate { " and conjugation" } else { "" };
+        write!(f, "power {} of the secret under rotation by {}{conjugate}", self.power, self.galois.rotation)
+    }
+}
+
+/// A hybrid key-switching key (Han-Ki 2019/688, section 3). Digit `d` encrypts, over `q_0 .. q_{level-1}, p_0 .. p_{specials-1}`,
+/// the source secret times `P = p_0 ... p_{specials-1}` on the limbs of that digit and zero on all others:
+/// `body_d + uniform_d * s = e_d + P * [d] * sigma_g(s^power)`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeySwitchKey {
+    id: KeyId,
+    shape: KeyShape,
+    seed: [u8; 32],
+    body: Vec<RnsPoly>,
+    uniform: Vec<RnsPoly>,
+}
+
+impl KeySwitchKey {
+    /// The ring that keys of this shape (and everything switched at `shape.level`) live in.
+    pub fn ring(parameters: &Parameters, shape: KeyShape) -> Result<Ring, FheError> {
+        parameters.check_key(shape)?;
+        Ok(extended_ring(parameters, shape.level, shape.specials))
+    }
+
+    /// The uniform half of every digit: stream domain `d` of the seed, in the key's own ring.
+    pub fn uniform_halves(ring: &Ring, shape: KeyShape, seed: &[u8; 32]) -> Vec<RnsPoly> {
+        (0..shape.digits()).map(|d| ring.uniform(ring.limbs(), seed, d as u64)).collect()
+    }
+
+    /// Builds a key from its bodies (NTT form, one per digit) and the seed of the uniform halves, which are expanded here once.
+    pub fn from_parts(
+        parameters: &Parameters,
+        id: KeyId,
+        shape: KeyShape,
+        body: Vec<RnsPoly>,
+        seed: [u8; 32],
+    ) -> Result<Self, FheError> {
+        id.check(parameters)?;
+        let ring = Self::ring(parameters, shape)?;
+        if body.len() != shape.digits() {
+            return Err(FheError::Length { what: "digits of a key", expected: shape.digits(), found: body.len() });
+        }
+        if body.iter().any(|b| b.n() != parameters.n() || b.limbs() != ring.limbs()) {
+            return Err(FheError::UnfitKey { id, reason: "its polynomials belong to another ring".into() });
+        }
+        let uniform = Self::uniform_halves(&ring, shape, &seed);
+        Ok(Self { id, shape, seed, body, uniform })
+    }
+
+    /// What the key switches from.
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// The key's level, special primes and digit size.
+    pub fn shape(&self) -> KeyShape {
+        self.shape
+    }
+
+    /// The public seed of the uniform halves.
+    pub fn seed(&self) -> &[u8; 32] {
+        &self.seed
+    }
+
+    /// The halves that carry message and error, one per digit.
+    pub fn body(&self) -> &[RnsPoly] {
+        &self.body
+    }
+
+    /// The uniform halves, one per digit.
+    pub fn uniform(&self) -> &[RnsPoly] {
+        &self.uniform
+    }
+}
+
+/// Ring over the first `level` ciphertext primes, then the first `specials` special primes.
+pub(crate) fn extended_ring(parameters: &Parameters, level: usize, specials: usize) -> Ring {
+    let all = parameters.levels();
+    let limbs: Vec<usize> = (0..level).chain(all..all + specials).collect();
+    parameters.ring().select(&limbs)
+}
+
+/// A set of key-switching keys, one per [`KeyId`].
+#[derive(Clone, Debug, Default)]
+pub struct EvaluationKeys(BTreeMap<KeyId, KeySwitchKey>);
+
+impl EvaluationKeys {
+    /// The empty set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a key; returns the one it replaces.
+    pub fn insert(&mut self, key: KeySwitchKey) -> Option<KeySwitchKey> {
+        self.0.insert(key.id(), key)
+    }
+
+    /// The key for `id`, or [`FheError::MissingKey`].
+    pub fn get(&self, id: KeyId) -> Result<&KeySwitchKey, FheError> {
+        self.0.get(&id).ok_or(FheError::MissingKey(id))
+    }
+
+    /// All keys, ordered by id.
+    pub fn iter(&self) -> impl Iterator<Item = &KeySwitchKey> {
+        self.0.values()
+    }
+
+    /// Number of keys.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<KeySwitchKey> for EvaluationKeys {
+    fn from_iter<I: IntoIterator<Item = KeySwitchKey>>(keys: I) -> Self {
+        Self(keys.into_iter().map(|k| (k.id(), k)).collect())
+    }
+}

@@ -1,0 +1,99 @@
+//! The scheme-agnostic core: ciphertexts, public-key encryption of any polynomial, key switching.
+
+mod key;
+mod pool;
+mod public_key;
+mod switch;
+
+pub use key::{EvaluationKeys, KeyId, KeySwitchKey, MAX_POWER};
+pub use public_key::PublicKey;
+pub use switch::{Digits, KeyAccumulator, KeySwitcher};
+pub(crate) use switch::{MAX_LAZY_PRODUCTS, common_shape, needed_key};
+
+use crate::{FheError, Parameters};
+use subrosa_ring::RnsPoly;
+
+/// Highest degree of a ciphertext.
+pub const MAX_DEGREE: usize = 4;
+
+/// Components in NTT form over `q_0 .. q_{level-1}`; the phase `sum_k c_k s^k` is the message, times `scale`, plus noise.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ciphertext {
+    /// `c_0 .. c_degree`, all at one level.
+    pub components: Vec<RnsPoly>,
+    /// What the message was multiplied by.
+    pub scale: f64,
+}
+
+impl Ciphertext {
+    /// Number of ciphertext primes left; 0 for a ciphertext without components.
+    pub fn level(&self) -> usize {
+        self.components.first().map_or(0, RnsPoly::limbs)
+    }
+
+    /// Power of the secret that the last component belongs to.
+    pub fn degree(&self) -> usize {
+        self.components.len().saturating_sub(1)
+    }
+
+    /// Checks that the ciphertext belongs to the ring: 1 to [`MAX_DEGREE`] + 1 components of the ring's degree, all at one
+    /// level in range, finite positive scale.
+    pub fn check(&self, parameters: &Parameters) -> Result<(), FheError> {
+        let bad = |reason: String| Err(FheError::Malformed { what: "ciphertext", reason });
+        if self.components.is_empty() || self.components.len() > MAX_DEGREE + 1 {
+            return bad(format!("{} components; 1 to {} are possible", self.components.len(), MAX_DEGREE + 1));
+        }
+        for component in &self.components {
+            check_poly("ciphertext", component, self.level(), parameters)?;
+        }
+        check_scale("ciphertext", self.scale)
+    }
+}
+
+/// A fresh symmetric encryption: `c_0 = body`, `c_1` is the uniform polynomial of the public `seed`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SeededCiphertext {
+    /// `c_0` in NTT form.
+    pub body: RnsPoly,
+    /// Public seed of `c_1`; unique to this ciphertext.
+    pub seed: [u8; 32],
+    /// What the message was multiplied by.
+    pub scale: f64,
+}
+
+impl SeededCiphertext {
+    /// The full ciphertext: `c_1 = ring.uniform(level, seed, 0)`.
+    pub fn expand(&self, parameters: &Parameters) -> Result<Ciphertext, FheError> {
+        check_poly("seeded ciphertext", &self.body, self.body.limbs(), parameters)?;
+        let uniform = parameters.ring().uniform(self.body.limbs(), &self.seed, 0);
+        Ok(Ciphertext { components: vec![self.body.clone(), uniform], scale: self.scale })
+    }
+
+    /// Number of ciphertext primes.
+    pub fn level(&self) -> usize {
+        self.body.limbs()
+    }
+}
+
+/// Checks that a polynomial has the ring's degree and `level` limbs, and that the level exists.
+pub fn check_poly(what: &'static str, poly: &RnsPoly, level: usize, parameters: &Parameters) -> Result<(), FheError> {
+    let bad = |reason: String| Err(FheError::Malformed { what, reason });
+    if poly.n() != parameters.n() {
+        return bad(format!("ring degree {} instead of {}", poly.n(), parameters.n()));
+    }
+    if poly.limbs() != level {
+        return bad(format!("components of {level} and of {} limbs", poly.limbs()));
+    }
+    if level == 0 || level > parameters.levels() {
+        return bad(format!("level {level}; levels are 1 to {}", parameters.levels()));
+    }
+    Ok(())
+}
+
+/// Checks that a scale is finite and positive.
+pub fn check_scale(what: &'static str, scale: f64) -> Result<(), FheError> {
+    if scale.is_finite() && scale > 0.0 {
+        return Ok(());
+    }
+    Err(FheError::Malformed { what, reason: format!("scale {scale} is not a positive number") })
+}

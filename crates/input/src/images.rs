@@ -1,0 +1,93 @@
+//! PNG and JPEG files, one or a directory of them.
+
+use std::path::{Path, PathBuf};
+
+use image::{DynamicImage, ImageReader};
+
+use crate::{Dataset, InputError, Samples};
+
+/// One image of 8-bit values, height x width x channels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Image {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// 1 for grey, 3 for RGB; transparency is dropped.
+    pub channels: usize,
+    /// Values.
+    pub data: Vec<u8>,
+}
+
+/// Reads the images of a directory in the order of their names; other files are passed over.
+pub(crate) fn read_directory(path: &str, limit: usize) -> Result<Dataset, InputError> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(|e| InputError::io(path, e))? {
+        let file = entry.map_err(|e| InputError::io(path, e))?.path();
+        if is_image(&file) {
+            files.push(file);
+        }
+    }
+    files.sort();
+    files.truncate(limit);
+    if files.is_empty() {
+        return Err(InputError::file(
+            path,
+            "the directory holds no .png, .jpg or .jpeg file",
+            "give a directory of images, or a file of another format",
+        ));
+    }
+    let images: Vec<Image> = files.iter().map(|f| decode(f)).collect::<Result<_, _>>()?;
+    let names =
+        files.iter().filter_map(|file| file.file_name()).map(|name| name.to_string_lossy().into_owned()).collect();
+    Ok(collect(images, names))
+}
+
+pub(crate) fn read_file(path: &str) -> Result<Dataset, InputError> {
+    let file = Path::new(path);
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    Ok(collect(vec![decode(file)?], vec![name.into_owned()]))
+}
+
+fn is_image(file: &Path) -> bool {
+    let ending = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let hidden = file.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+    let known = ["png", "jpg", "jpeg"].contains(&ending.to_ascii_lowercase().as_str());
+    known && !hidden && file.is_file()
+}
+
+/// The image crate's default limits bound what a hostile file can make it allocate.
+fn decode(file: &Path) -> Result<Image, InputError> {
+    let path = file.to_string_lossy();
+    let reader =
+        ImageReader::open(file).and_then(ImageReader::with_guessed_format).map_err(|e| InputError::io(&path, e))?;
+    let picture = reader.decode().map_err(|error| {
+        InputError::file(
+            &path,
+            format!("it is no sound image ({error})"),
+            "save it again as PNG or JPEG, or take it out",
+        )
+    })?;
+    let (height, width) = (picture.height() as usize, picture.width() as usize);
+    let (channels, data) = match picture {
+        DynamicImage::ImageLuma8(_)
+        | DynamicImage::ImageLumaA8(_)
+        | DynamicImage::ImageLuma16(_)
+        | DynamicImage::ImageLumaA16(_) => (1, picture.into_luma8().into_raw()),
+        other => (3, other.into_rgb8().into_raw()),
+    };
+    Ok(Image { height, width, channels, data })
+}
+
+/// Images of one size become one block of pixels.
+fn collect(images: Vec<Image>, names: Vec<String>) -> Dataset {
+    let count = images.len();
+    let size = |image: &Image| (image.height, image.width, image.channels);
+    let samples = match images.first().map(size) {
+        Some((height, width, channels)) if images.iter().all(|i| size(i) == (height, width, channels)) => {
+            Samples::Pixels { height, width, channels, data: images.into_iter().flat_map(|image| image.data).collect() }
+        }
+        _ => Samples::Images(images),
+    };
+    Dataset { count, samples, labels: None, names: Some(names) }
+}

@@ -1,0 +1,252 @@
+//! Activations by kind, and what the owner puts in the place of those encryption cannot evaluate.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::polynomial::{ParsePolynomialError, Polynomial};
+
+macro_rules! kinds {
+    ($($kind:ident $name:literal $text:literal),* $(,)?) => {
+        /// An activation that is no polynomial, by the operator that computes it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        pub enum ActivationKind {
+            $(#[doc = $text] $kind),*
+        }
+
+        impl ActivationKind {
+            const ALL: &'static [(ActivationKind, &'static str)] = &[$((ActivationKind::$kind, $name)),*];
+        }
+    };
+}
+
+kinds! {
+    Relu "relu" "max(x, 0).",
+    Relu6 "relu6" "min(max(x, 0), 6).",
+    LeakyRelu "leakyrelu" "x or a small multiple of x, by its sign.",
+    Prelu "prelu" "LeakyRelu with learned slopes.",
+    ThresholdedRelu "thresholdedrelu" "x above a threshold, else 0.",
+    Elu "elu" "x or a (e^x - 1), by its sign.",
+    Selu "selu" "Scaled Elu.",
+    Celu "celu" "Continuously differentiable Elu.",
+    Softplus "softplus" "ln(1 + e^x).",
+    Softsign "softsign" "x / (1 + |x|).",
+    Sigmoid "sigmoid" "1 / (1 + e^-x).",
+    HardSigmoid "hardsigmoid" "Sigmoid by straight pieces.",
+    Tanh "tanh" "The hyperbolic tangent.",
+    Gelu "gelu" "x times the normal distribution function of x.",
+    Swish "swish" "x times its Sigmoid; also SiLU.",
+    HardSwish "hardswish" "x times its HardSigmoid.",
+    Mish "mish" "x tanh(Softplus(x)).",
+    Clip "clip" "x held between two bounds.",
+    Abs "abs" "|x|.",
+    Exp "exp" "e^x.",
+    Other "other" "Any other function of each value alone.",
+}
+
+impl ActivationKind {
+    /// The kind of a single ONNX operator of one operand, `None` if it is no activation.
+    pub(crate) fn of_op(op: &str) -> Option<Self> {
+        Some(match op {
+            "Relu" => Self::Relu,
+            "LeakyRelu" => Self::LeakyRelu,
+            "PRelu" => Self::Prelu,
+            "ThresholdedRelu" => Self::ThresholdedRelu,
+            "Elu" => Self::Elu,
+            "Selu" => Self::Selu,
+            "Celu" => Self::Celu,
+            "Softplus" => Self::Softplus,
+            "Softsign" => Self::Softsign,
+            "Sigmoid" => Self::Sigmoid,
+            "HardSigmoid" => Self::HardSigmoid,
+            "Tanh" => Self::Tanh,
+            "Gelu" | "FastGelu" | "QuickGelu" => Self::Gelu,
+            "Swish" => Self::Swish,
+            "HardSwish" => Self::HardSwish,
+            "Mish" => Self::Mish,
+            "Clip" => Self::Clip,
+            "Abs" => Self::Abs,
+            "Exp" => Self::Exp,
+            "Erf" | "Log" | "Sqrt" | "Reciprocal" | "Sin" | "Cos" | "Atan" | "Sign" | "Floor" | "Ceil" | "Round" => {
+                Self::Other
+            }
+            _ => return None,
+        })
+    }
+
+    /// The kind of an activation written out as several operators.
+    pub(crate) fn of_ops(ops: &[&str]) -> Self {
+        let has = |op: &str| ops.contains(&op);
+        if has("Erf") {
+            Self::Gelu
+        } else if has("Tanh") && has("Softplus") {
+            Self::Mish
+        } else if has("Tanh") && has("Mul") {
+            Self::Gelu
+        } else if has("Sigmoid") && has("Mul") {
+            Self::Swish
+        } else if has("HardSigmoid") && has("Mul") || has("Clip") && has("Mul") {
+            Self::HardSwish
+        } else {
+            Self::Other
+        }
+    }
+}
+
+impl fmt::Display for ActivationKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Self::ALL.iter().find_map(|(kind, name)| (kind == self).then_some(*name));
+        f.write_str(name.unwrap_or_default())
+    }
+}
+
+impl FromStr for ActivationKind {
+    type Err = ParseSubstitutionsError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wanted: String = text.trim().to_ascii_lowercase().replace(['_', '-'], "").replace("silu", "swish");
+        Self::ALL
+            .iter()
+            .find_map(|(kind, name)| (*name == wanted).then_some(*kind))
+            .ok_or_else(|| ParseSubstitutionsError::UnknownActivation(text.to_owned()))
+    }
+}
+
+/// What follows a protected dense layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// Nothing.
+    Identity,
+    /// A polynomial of degree 2 or more on each value.
+    Polynomial(Polynomial),
+}
+
+impl Activation {
+    /// The activation at `x`.
+    pub fn eval(&self, x: f64) -> f64 {
+        match self {
+            Activation::Identity => x,
+            Activation::Polynomial(polynomial) => polynomial.eval(x),
+        }
+    }
+
+    /// The degree: 1 for the identity.
+    pub fn degree(&self) -> usize {
+        match self {
+            Activation::Identity => 1,
+            Activation::Polynomial(polynomial) => polynomial.degree(),
+        }
+    }
+}
+
+impl fmt::Display for Activation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Activation::Identity => f.write_str("none"),
+            Activation::Polynomial(polynomial) => polynomial.fmt(f),
+        }
+    }
+}
+
+/// Polynomials to use in the place of activations inside the protected chain.
+///
+/// As text: `relu=x2+2x`, several separated by semicolons or spaces.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Substitutions(BTreeMap<ActivationKind, Polynomial>);
+
+impl Substitutions {
+    /// No substitution.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Puts `polynomial` in the place of every activation of `kind`.
+    pub fn insert(&mut self, kind: ActivationKind, polynomial: Polynomial) {
+        self.0.insert(kind, polynomial);
+    }
+
+    /// What stands for `kind`, if anything.
+    pub fn get(&self, kind: ActivationKind) -> Option<&Polynomial> {
+        self.0.get(&kind)
+    }
+
+    /// All substitutions, by kind.
+    pub fn iter(&self) -> impl Iterator<Item = (ActivationKind, &Polynomial)> {
+        self.0.iter().map(|(kind, polynomial)| (*kind, polynomial))
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Substitutions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (kind, polynomial)) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ";" };
+            write!(f, "{separator}{kind}={polynomial}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A text that names no substitution.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ParseSubstitutionsError {
+    /// No equals sign.
+    #[error("'{0}' is not a substitution: write ACTIVATION=POLYNOMIAL, for example relu=x2+2x")]
+    NotAPair(String),
+    /// The left side is unknown.
+    #[error(
+        "'{0}' is not an activation known here: use relu, relu6, leakyrelu, elu, selu, softplus, sigmoid, tanh, gelu, swish, …"
+    )]
+    UnknownActivation(String),
+    /// The right side is no polynomial.
+    #[error(transparent)]
+    Polynomial(#[from] ParsePolynomialError),
+}
+
+impl FromStr for Substitutions {
+    type Err = ParseSubstitutionsError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut substitutions = Self::default();
+        for part in text.split(|c: char| c == ';' || c.is_whitespace()).filter(|part| !part.is_empty()) {
+            let (kind, polynomial) =
+                part.split_once('=').ok_or_else(|| ParseSubstitutionsError::NotAPair(part.to_owned()))?;
+            substitutions.insert(kind.parse()?, polynomial.parse()?);
+        }
+        Ok(substitutions)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn substitutions_read_and_print_back() {
+        let text = "relu=x2+2x;tanh=poly:0,1,0,-0.3 SiLU=none";
+        let substitutions: Substitutions = text.parse().unwrap();
+        assert_eq!(substitutions.to_string(), "relu=x^2+2x;tanh=-0.3x^3+x;swish=x");
+        assert_eq!(substitutions.to_string().parse::<Substitutions>().unwrap(), substitutions);
+        assert_eq!(substitutions.get(ActivationKind::Relu).unwrap().to_string(), "x^2+2x");
+    }
+
+    #[test]
+    fn bad_substitutions_say_what_to_write() {
+        for (text, part) in [
+            ("relu", "write ACTIVATION=POLYNOMIAL"),
+            ("rellu=square", "'rellu' is not an activation"),
+            ("relu=cube", "'cube' is not a polynomial"),
+        ] {
+            let error = text.parse::<Substitutions>().unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Ranges: what the features and outputs of a network look like, from calibration data or from synthetic inputs.
+
+use crate::error::OwnerError;
+use serde::{Deserialize, Serialize};
+use subrosa_input::{Dataset, Preprocess};
+use subrosa_network::{Chain, Network, Split};
+use subrosa_plain::PlainNetwork;
+use subrosa_plan::InputRange;
+
+/// Features of real data may be this much larger on the edge than on the calibration data.
+const CALIBRATED_MARGIN: f64 = 1.5;
+/// The same where only synthetic inputs were at hand.
+const SYNTHETIC_MARGIN: f64 = 4.0;
+/// Synthetic inputs that are tried.
+const SYNTHETIC_INPUTS: usize = 64;
+/// Wanted error over the largest output that was seen.
+const RELATIVE_ERROR: f64 = 1e-3;
+/// The same where only synthetic inputs were at hand, whose outputs may be larger than real ones.
+const SYNTHETIC_RELATIVE_ERROR: f64 = 2e-4;
+/// Samples that the plain part takes at once.
+const BATCH: usize = 64;
+
+/// What calibration found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Calibration {
+    /// Samples that were used.
+    pub samples: usize,
+    /// Whether they were synthetic, for want of `--calibrate`.
+    pub synthetic: bool,
+    /// Range of the features that the plan covers, margin included.
+    #[serde(skip, default = "empty_range")]
+    pub input: InputRange,
+    /// Largest absolute output of the approximated network that was seen.
+    pub largest_output: f64,
+    /// Share of samples for which the approximated network has the original's top class; `None` with synthetic inputs.
+    pub agreement_original: Option<f64>,
+    /// Top-class accuracy of the original and of the approximated network, if the data has labels.
+    pub accuracy: Option<(f64, f64)>,
+}
+
+fn empty_range() -> InputRange {
+    InputRange { max_abs: 0.0, max_norm: 0.0 }
+}
+
+impl Calibration {
+    /// The error the planner is asked to stay below.
+    pub fn wanted_error(&self) -> f64 {
+        let relative = if self.synthetic { SYNTHETIC_RELATIVE_ERROR } else { RELATIVE_ERROR };
+        relative * self.largest_output.max(f64::MIN_POSITIVE.sqrt())
+    }
+}
+
+/// Measures on calibration data.
+pub(crate) fn on_data(network: &Network, split: &Split, data: &Dataset, preprocess: &Preprocess) -> Result<Calibration, OwnerError> {
+    let inputs = preprocess.apply(data, network.input_shape())?;
+    if data.count == 0 {
+        return Err(OwnerError::Usage("the calibration data has no samples".into()));
+    }
+    let mut measured = measure(split, data.count, &inputs)?;
+    let original = PlainNetwork::load(network.onnx(), 0)?;
+    let mut expected = Vec::with_capacity(data.count);
+    for_batches(data.count, &inputs, |count, batch| {
+        let out = original.run(count, batch)?;
+        expected.extend(out.chunks(original.output_len().max(1)).map(|o| argmax(o.iter().map(|&x| f64::from(x)))));
+        Ok(())
+    })?;
+    let share = |hits: usize| hits as f64 / data.count as f64;
+    let same = measured.labels.iter().zip(&expected).filter(|(a, b)| a == b).count();
+    measured.calibration.agreement_original = Some(share(same));
+    if let Some(labels) = &data.labels {
+        let hits = |of: &[usize]| of.iter().zip(labels).filter(|(a, b)| **a == **b as usize).count();
+        measured.calibration.accuracy = Some((share(hits(&expected)), share(hits(&measured.labels))));
+    }
+    Ok(measured.calibration.with_margin(CALIBRATED_MARGIN))
+}
+
+/// Measures on synthetic inputs: uniform noise and smooth gradients over the declared range of pixels, or normal values where no
+/// preprocessing is declared.
+pub(crate) fn on_synthetic(network: &Network, split: &Split, preprocess: Option<&Preprocess>) -> Result<Calibration, OwnerError> {
+    let shape = network.input_shape();
+    let len: usize = shape.iter().product();
+    let (low, high) = match preprocess {
+        Some(p) => p.pixel_range(),
+        None => (-1.0, 1.0),
+    };
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut uniform = || {
+        // xorshift64*: reproducible test patterns, no randomness needed.
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40) as f32 / (1u64 << 24) as f32
+    };
+    let mut inputs = Vec::with_capacity(SYNTHETIC_INPUTS * len);
+    for sample in 0..SYNTHETIC_INPUTS {
+        let (contrast, offset) = (uniform(), uniform());
+        for i in 0..len {
+            let unit = match sample % 4 {
+                0 => uniform(),
+                1 => (i as f32 / len as f32 + offset).fract(),
+                2 => if uniform() < contrast { 1.0 } else { 0.0 },
+                _ => 0.5 + (uniform() - 0.5) * contrast,
+            };
+            inputs.push(low + (high - low) * unit);
+        }
+    }
+    let measured = measure(split, SYNTHETIC_INPUTS, &inputs)?;
+    Ok(Calibration { synthetic: true, ..measured.calibration.with_margin(SYNTHETIC_MARGIN) })
+}
+
+impl Calibration {
+    fn with_margin(mut self, margin: f64) -> Self {
+        self.input.max_abs *= margin;
+        self.input.max_norm *= margin;
+        self
+    }
+}
+
+struct Measured {
+    calibration: Calibration,
+    /// Top class of the approximated network, sample by sample.
+    labels: Vec<usize>,
+}
+
+fn measure(split: &Split, count: usize, inputs: &[f32]) -> Result<Measured, OwnerError> {
+    let front = split.front.as_deref().map(|onnx| PlainNetwork::load(onnx, 0)).transpose()?;
+    let mut input = empty_range();
+    let mut largest_output = 0.0f64;
+    let mut labels = Vec::with_capacity(count);
+    for_batches(count, inputs, |count, batch| {
+        let features = match &front {
+            Some(front) => front.run(count, batch)?,
+            None => batch.to_vec(),
+        };
+        for sample in features.chunks(split.features.max(1)) {
+            let x: Vec<f64> = sample.iter().map(|&v| f64::from(v)).collect();
+            input.max_abs = x.iter().fold(input.max_abs, |m, v| m.max(v.abs()));
+            input.max_norm = input.max_norm.max(x.iter().map(|v| v * v).sum::<f64>().sqrt());
+            let out = outputs(&split.chain, &x);
+            largest_output = out.iter().fold(largest_output, |m, v| m.max(v.abs()));
+            labels.push(argmax(out.into_iter()));
+        }
+        Ok(())
+    })?;
+    if !(input.max_norm.is_finite() && largest_output.is_finite()) {
+        return Err(OwnerError::Usage("the network gives infinite or undefined values on the calibration data".into()));
+    }
+    if input.max_norm == 0.0 {
+        return Err(OwnerError::Usage(
+            "every feature is zero on the calibration data: give data the network answers to (--calibrate FILE)".into(),
+        ));
+    }
+    let calibration =
+        Calibration { samples: count, synthetic: false, input, largest_output, agreement_original: None, accuracy: None };
+    Ok(Measured { calibration, labels })
+}
+
+/// The linear outputs of the approximated network (before an activation of the last layer, which the owner applies).
+pub(crate) fn outputs(chain: &Chain, features: &[f64]) -> Vec<f64> {
+    chain.eval_trace(features).pop().map(|t| t.pre_activation).unwrap_or_default()
+}
+
+/// Calls `f` for batches of samples.
+pub(crate) fn for_batches(
+    count: usize,
+    inputs: &[f32],
+    mut f: impl FnMut(usize, &[f32]) -> Result<(), OwnerError>,
+) -> Result<(), OwnerError> {
+    let len = inputs.len() / count.max(1);
+    inputs.chunks((len * BATCH).max(1)).try_for_each(|batch| f(batch.len() / len.max(1), batch))
+}
+
+/// Index of the largest value, the first of equals.
+pub(crate) fn argmax(values: impl Iterator<Item = f64>) -> usize {
+    let mut best = (0, f64::NEG_INFINITY);
+    for (i, v) in values.enumerate() {
+        if v > best.1 {
+            best = (i, v);
+        }
+    }
+    best.0
+}

@@ -1,0 +1,98 @@
+//! What can go wrong at the owner's.
+
+use std::path::{Path, PathBuf};
+use subrosa_edge_agent::EdgeError;
+use subrosa_fhe::{FheError, RingError};
+use subrosa_input::InputError;
+use subrosa_network::NetworkError;
+use subrosa_plain::PlainError;
+use subrosa_plan::PlanError;
+use subrosa_program::bundle::FileError;
+use subrosa_registry::{RegistryError, VaultError};
+
+/// An error of one of the owner's agents.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnerError {
+    /// Importing or splitting the network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// Running the plain network.
+    #[error(transparent)]
+    Plain(#[from] PlainError),
+    /// Reading inputs or labels.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// No plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] FheError),
+    /// A bundle, stored copy or results file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The vault.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// The edge's side, in `verify` and `demo`.
+    #[error(transparent)]
+    Edge(#[from] EdgeError),
+    /// Activations would be replaced at an unknown cost.
+    #[error(
+        "{what} was not part of the training, and what it costs in accuracy is not known: give calibration data (--calibrate FILE) to \
+         measure it, or --force to accept it unseen"
+    )]
+    UnknownCost {
+        /// What would be replaced.
+        what: String,
+    },
+    /// Results of a network that this registry does not hold.
+    #[error("{file}: these results are of the network '{name}' (id {id}), which is not in this registry: decrypt them where it was protected, or restore its key and registry")]
+    ForeignResults {
+        /// The results file.
+        file: String,
+        /// The network's name.
+        name: String,
+        /// The network's id.
+        id: String,
+    },
+    /// A stored secret key that does not fit its network.
+    #[error("the secret key of network {id} cannot be used ({reason}): restore the vault from a backup (`subrosa keys restore`)")]
+    SecretKey {
+        /// The network's id.
+        id: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Wrong use.
+    #[error("{0}")]
+    Usage(String),
+    /// A report that cannot be written or read.
+    #[error("the network's stored report cannot be used ({0}): protect the network again")]
+    Report(String),
+    /// The file system.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+impl OwnerError {
+    pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Io { action, path: path.into(), source }
+    }
+}
+
+impl From<RingError> for OwnerError {
+    fn from(e: RingError) -> Self {
+        Self::Engine(e.into())
+    }
+}

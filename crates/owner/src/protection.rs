@@ -1,0 +1,279 @@
+//! The Protection Agent: approximates, plans and encrypts a network, and registers it.
+
+use crate::calibration::{self, Calibration};
+use crate::error::OwnerError;
+use crate::{Owner, Progress, key_generator};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::time::Instant;
+use subrosa_fhe::security::SecurityLevel;
+use subrosa_fhe::{Encoder, Kernel, Parameters};
+use subrosa_input::{Dataset, Preprocess};
+use subrosa_network::{Activation, Network, Scope, Split, Substitutions};
+use subrosa_plan::{Forecast, Plan, PlanRequest, plan};
+use subrosa_program::bundle::{Manifest, ProtectedWriter};
+use subrosa_registry::{NewModel, Vault};
+
+/// File names in a model's directory.
+pub(crate) const PROTECTED_FILE: &str = "protected.srp";
+pub(crate) const NETWORK_FILE: &str = "network.onnx";
+/// Ciphertexts that are encrypted before they are written together; bounds the memory of `protect`.
+const BATCH: usize = 64;
+
+/// How a network is to be protected.
+pub struct ProtectRequest<'a> {
+    /// The network, an ONNX file.
+    pub onnx: &'a [u8],
+    /// Its name in the registry.
+    pub name: &'a str,
+    /// Which part is encrypted.
+    pub scope: Scope,
+    /// Whether the edge encrypts the features too.
+    pub encrypted_input: bool,
+    /// Polynomials for activations inside the protected part.
+    pub substitutions: Substitutions,
+    /// Preprocessing of pixels; part of the protected network.
+    pub preprocess: Option<Preprocess>,
+    /// Calibration data.
+    pub calibrate: Option<&'a Dataset>,
+    /// Level of security.
+    pub security: SecurityLevel,
+    /// Replace activations even if the cost is not known.
+    pub force: bool,
+}
+
+/// What `protect` did; stored with the model.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProtectReport {
+    /// Id in the registry.
+    pub id: String,
+    /// Name.
+    pub name: String,
+    /// Version of that name.
+    pub version: u32,
+    /// "ckks".
+    pub scheme: String,
+    /// 128, 192 or 256.
+    pub security_bits: u32,
+    /// log2 of the ring degree.
+    pub log_n: u32,
+    /// Largest log2(QP) in use.
+    pub log_qp: f64,
+    /// Ciphertext primes.
+    pub levels: usize,
+    /// Sizes of the ciphertext primes, then of the special primes.
+    pub moduli_bits: Vec<u32>,
+    /// Which part is encrypted.
+    pub scope: String,
+    /// "plain" or "encrypted".
+    pub input: String,
+    /// Encrypted weights and biases (numbers, not ciphertexts).
+    pub weights: usize,
+    /// Ciphertexts that hold them.
+    pub ciphertexts: usize,
+    /// Evaluation keys.
+    pub evaluation_keys: usize,
+    /// Bytes of the encrypted weights.
+    pub model_bytes: u64,
+    /// Bytes of the public and evaluation keys.
+    pub key_bytes: u64,
+    /// Time of key generation.
+    pub keygen_seconds: f64,
+    /// Time of all of it.
+    pub protect_seconds: f64,
+    /// What is predicted.
+    pub forecast: Forecast,
+    /// Where the ranges come from, and what replaced activations cost.
+    pub calibration: Calibration,
+    /// Activations that were replaced, for people.
+    pub replaced: Vec<String>,
+    /// What is needed to repeat the split of the network.
+    pub settings: Settings,
+}
+
+/// The choices that define the approximated network.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Settings {
+    /// Which part is encrypted.
+    pub scope: Scope,
+    /// Polynomials for activations.
+    pub substitutions: Substitutions,
+    /// Preprocessing of pixels.
+    pub preprocess: Option<Preprocess>,
+}
+
+/// A network that was imported, split and calibrated.
+pub(crate) struct Prepared {
+    pub network: Network,
+    pub split: Split,
+    pub calibration: Calibration,
+}
+
+impl Owner {
+    /// Plans a network's protection without generating or storing anything; returns the plan and what calibration found.
+    pub fn plan(&self, request: &ProtectRequest) -> Result<(Plan, Calibration), OwnerError> {
+        let prepared = prepare(request)?;
+        Ok((make_plan(request, &prepared)?, prepared.calibration))
+    }
+
+    /// Generates keys, encrypts every weight and bias of the protected part and registers the result. The vault receives
+    /// the network's secret key before the registry names the network; a crash leaves the old or the new state.
+    pub fn protect(&self, request: &ProtectRequest, vault: &Vault, progress: &dyn Progress) -> Result<ProtectReport, OwnerError> {
+        let start = Instant::now();
+        subrosa_registry::validate_name(request.name)?;
+        let prepared = prepare(request)?;
+        let plan = make_plan(request, &prepared)?;
+        let program = &plan.program;
+        let parameters = Parameters::new(program.parameters.clone(), Kernel::active()?)?;
+
+        let keygen = Instant::now();
+        progress.begin("generating keys", program.keys.len());
+        let keys = key_generator::generate(&parameters, program, &|| progress.advance(1))?;
+        progress.end();
+        let keygen_seconds = keygen.elapsed().as_secs_f64();
+
+        let staging = self.registry.begin()?;
+        let layers_plain = prepared.network.layers().len().saturating_sub(protected_layers(&prepared.split));
+        let manifest = Manifest {
+            id: staging.id().to_string(),
+            name: request.name.into(),
+            version: 0,
+            scheme: "ckks".into(),
+            security_bits: request.security.bits(),
+            scope: request.scope.to_string(),
+            input: if request.encrypted_input { "encrypted" } else { "plain" }.into(),
+            input_shape: prepared.network.input_shape().to_vec(),
+            preprocess: request.preprocess.as_ref().map(ToString::to_string),
+            layers_plain,
+            layers_encrypted: prepared.split.chain.layers.len(),
+            outputs: prepared.network.outputs(),
+        };
+        let front = prepared.split.front.as_deref().unwrap_or_default();
+        let path = staging.dir().join(PROTECTED_FILE);
+        let mut file = ProtectedWriter::create(&path, &manifest, program, front, &keys.public, &keys.evaluation)?;
+        progress.begin("encrypting weights", program.ciphertexts());
+        encrypt_constants(&plan, &parameters, &keys.secret, |constant| {
+            file.constant(&parameters, &constant)?;
+            progress.advance(1);
+            Ok(())
+        })?;
+        file.finish()?;
+        progress.end();
+        let network_file = staging.dir().join(NETWORK_FILE);
+        std::fs::write(&network_file, request.onnx).map_err(|e| OwnerError::io("write", &network_file, e))?;
+
+        let spec = &program.parameters;
+        let bits = |q: &u64| u64::BITS - q.leading_zeros();
+        let seeded = |level| subrosa_fhe::wire::seeded_len(&parameters, level) as u64;
+        let report = ProtectReport {
+            id: manifest.id.clone(),
+            name: request.name.into(),
+            version: 0,
+            scheme: manifest.scheme.clone(),
+            security_bits: manifest.security_bits,
+            log_n: spec.log_n,
+            log_qp: plan.log_qp,
+            levels: spec.ciphertext_primes.len(),
+            moduli_bits: spec.ciphertext_primes.iter().chain(&spec.special_primes).map(bits).collect(),
+            scope: manifest.scope.clone(),
+            input: manifest.input.clone(),
+            weights: prepared.split.chain.parameters(),
+            ciphertexts: program.ciphertexts(),
+            evaluation_keys: program.keys.len(),
+            model_bytes: program.constants.iter().map(|g| g.count as u64 * seeded(g.level)).sum(),
+            key_bytes: (keys.public.len() + keys.evaluation.iter().map(Vec::len).sum::<usize>()) as u64,
+            keygen_seconds,
+            protect_seconds: start.elapsed().as_secs_f64(),
+            forecast: plan.forecast,
+            calibration: prepared.calibration,
+            replaced: prepared.split.replaced.iter().map(ToString::to_string).collect(),
+            settings: Settings {
+                scope: request.scope.clone(),
+                substitutions: request.substitutions.clone(),
+                preprocess: request.preprocess.clone(),
+            },
+        };
+        // The key first: a key without a network is harmless, a network without its key is lost.
+        vault.put(&key_name(&manifest.id), &keys.secret.to_bytes())?;
+        let record = self.registry.commit(
+            staging,
+            NewModel {
+                name: request.name.into(),
+                report: serde_json::to_value(&report).map_err(|e| OwnerError::Report(e.to_string()))?,
+                scheme: report.scheme.clone(),
+                security_bits: report.security_bits,
+                scope: report.scope.clone(),
+                input: report.input.clone(),
+                log_n: report.log_n,
+            },
+        );
+        match record {
+            Ok(record) => Ok(ProtectReport { version: record.version, ..report }),
+            Err(e) => {
+                // Best effort: the key stays behind unused if this fails too.
+                let _ = vault.remove(&key_name(&report.id));
+                Err(e.into())
+            }
+        }
+    }
+}
+
+/// Name of a network's secret key in the vault.
+pub(crate) fn key_name(id: &str) -> String {
+    format!("model-{id}")
+}
+
+fn protected_layers(split: &Split) -> usize {
+    let activations = split.chain.layers.iter().filter(|l| !matches!(l.activation, Activation::Identity)).count();
+    split.chain.layers.len() + activations
+}
+
+/// Imports, splits and calibrates; refuses replacements whose cost is not known.
+pub(crate) fn prepare(request: &ProtectRequest) -> Result<Prepared, OwnerError> {
+    let network = Network::from_onnx(request.onnx)?;
+    let split = network.split(&request.scope, &request.substitutions)?;
+    let calibration = match request.calibrate {
+        Some(data) => {
+            let none = Preprocess::default();
+            calibration::on_data(&network, &split, data, request.preprocess.as_ref().unwrap_or(&none))?
+        }
+        None if !split.replaced.is_empty() && !request.force => {
+            let what = split.replaced.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            return Err(OwnerError::UnknownCost { what });
+        }
+        None => calibration::on_synthetic(&network, &split, request.preprocess.as_ref())?,
+    };
+    Ok(Prepared { network, split, calibration })
+}
+
+fn make_plan(request: &ProtectRequest, prepared: &Prepared) -> Result<Plan, OwnerError> {
+    let chain = prepared.split.chain.folded();
+    Ok(plan(&PlanRequest {
+        chain: &chain,
+        input: prepared.calibration.input,
+        encrypted_input: request.encrypted_input,
+        security: request.security,
+        max_error: prepared.calibration.wanted_error(),
+        kernel: Kernel::active()?,
+    })?)
+}
+
+/// Encrypts all constants of a plan in order, a batch at a time on all cores.
+fn encrypt_constants(
+    plan: &Plan,
+    parameters: &Parameters,
+    secret: &subrosa_secret::SecretKey,
+    mut sink: impl FnMut(subrosa_fhe::SeededCiphertext) -> Result<(), OwnerError>,
+) -> Result<(), OwnerError> {
+    let encoder = Encoder::new(parameters);
+    let groups = plan.program.constants.iter().enumerate();
+    let all: Vec<(usize, usize)> = groups.flat_map(|(g, spec)| (0..spec.count).map(move |i| (g, i))).collect();
+    for batch in all.chunks(BATCH) {
+        let encrypted: Result<Vec<_>, OwnerError> = batch
+            .par_iter()
+            .map(|&(group, index)| Ok(secret.encrypt(&plan.constant(&encoder, group, index)?)?))
+            .collect();
+        encrypted?.into_iter().try_for_each(&mut sink)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! The bundle: everything an edge machine gets, in one signed file.
+//!
+//! Sections (docs/format.md): `manifest` (JSON), `program` (JSON), `front` (ONNX, empty if there is no plain part), `public-key`
+//! (empty unless the input is encrypted), `keys` (packed key-switching keys in the order of the program), `weights` (packed seeded
+//! ciphertexts, group after group). The owner's stored copy has the same sections, another kind and no signature.
+
+use crate::container::{Container, ContainerError, ContainerWriter, FileInfo, SignFn, Signer};
+use crate::program::Program;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use subrosa_fhe::{EvaluationKeys, FheError, Kernel, KeySwitchKey, Parameters, PublicKey, SeededCiphertext, wire};
+
+/// Kind of a deployed bundle.
+pub const BUNDLE_KIND: [u8; 8] = *b"SRBUNDLE";
+/// Kind of the owner's stored copy of a protected network.
+pub const PROTECTED_KIND: [u8; 8] = *b"SRPROTEC";
+
+const MANIFEST: &str = "manifest";
+const PROGRAM: &str = "program";
+const FRONT: &str = "front";
+const PUBLIC_KEY: &str = "public-key";
+const KEYS: &str = "keys";
+const WEIGHTS: &str = "weights";
+
+/// What the network is, in words and numbers anyone may know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The network's id in its owner's registry.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its version; 0 in a stored copy that was never deployed.
+    pub version: u32,
+    /// "ckks".
+    pub scheme: String,
+    /// 128, 192 or 256.
+    pub security_bits: u32,
+    /// Which part is encrypted: "last", "classifier", ...
+    pub scope: String,
+    /// "plain" or "encrypted": how the features enter the encrypted part.
+    pub input: String,
+    /// Shape of one sample of the whole network, without the batch.
+    pub input_shape: Vec<usize>,
+    /// Declared preprocessing of pixels, in the notation of `protect --preprocess`; absent if none was declared.
+    pub preprocess: Option<String>,
+    /// Layers that run in plaintext on the edge.
+    pub layers_plain: usize,
+    /// Layers whose weights are encrypted.
+    pub layers_encrypted: usize,
+    /// Outputs of the network.
+    pub outputs: usize,
+}
+
+/// What is wrong with a bundle or a results file.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The file itself.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    /// A section that does not hold what it should.
+    #[error("{file}: section '{section}' cannot be used ({reason}): it was written by another version or by faulty software; get a new file")]
+    Section {
+        /// The file.
+        file: String,
+        /// The section.
+        section: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// An open bundle or stored copy: structure and signature checked, every section's hash verified, program validated.
+pub struct Bundle {
+    container: Container,
+    file: String,
+    /// What the network is.
+    pub manifest: Manifest,
+    /// What to execute.
+    pub program: Program,
+}
+
+impl Bundle {
+    /// Opens and checks a file of this kind completely.
+    ///
+    /// # Errors
+    /// Damaged, truncated, foreign or newer files; a program that is not well formed.
+    pub fn open(path: &Path, kind: [u8; 8]) -> Result<Self, FileError> {
+        let container = Container::open(path, kind)?;
+        container.verify_all()?;
+        let file = path.display().to_string();
+        let manifest = json(&container, &file, MANIFEST)?;
+        let program: Program = json(&container, &file, PROGRAM)?;
+        program.validate().map_err(|reason| FileError::Section { file: file.clone(), section: PROGRAM, reason })?;
+        Ok(Self { container, file, manifest, program })
+    }
+
+    /// Who signed the file; `None` for a stored copy.
+    pub fn signer(&self) -> Option<&Signer> {
+        self.container.signer()
+    }
+
+    /// The ONNX file of the plain part; `None` if there is none.
+    pub fn front(&self) -> Result<Option<&[u8]>, FileError> {
+        let front = self.container.section(FRONT)?;
+        Ok((!front.is_empty()).then_some(front))
+    }
+
+    /// Checked parameters for a kernel.
+    pub fn parameters(&self, kernel: Kernel) -> Result<Parameters, FileError> {
+        Parameters::new(self.program.parameters.clone(), kernel).map_err(self.unusable(PROGRAM))
+    }
+
+    /// The network's public key; `None` if the input is plain.
+    pub fn public_key(&self, parameters: &Parameters) -> Result<Option<PublicKey>, FileError> {
+        let bytes = self.container.section(PUBLIC_KEY)?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        PublicKey::from_bytes(parameters, bytes).map(Some).map_err(self.unusable(PUBLIC_KEY))
+    }
+
+    /// All evaluation keys of the program.
+    pub fn keys(&self, parameters: &Parameters) -> Result<EvaluationKeys, FileError> {
+        let mut rest = self.container.section(KEYS)?;
+        let mut keys = EvaluationKeys::new();
+        for needed in &self.program.keys {
+            let length = wire::switch_key_len(parameters, needed.shape);
+            let bytes = self.take(&mut rest, length, KEYS)?;
+            let key = KeySwitchKey::from_bytes(parameters, bytes).map_err(self.unusable(KEYS))?;
+            if key.id() != needed.id || key.shape() != needed.shape {
+                return Err(self.unusable(KEYS)("a key is not the one the program names"));
+            }
+            keys.insert(key);
+        }
+        if rest.is_empty() { Ok(keys) } else { Err(self.unusable(KEYS)("there are keys that the program does not name")) }
+    }
+
+    /// The packed ciphertexts of each group of constants, in order.
+    pub fn constants(&self, parameters: &Parameters) -> Result<Vec<Vec<&[u8]>>, FileError> {
+        let mut rest = self.container.section(WEIGHTS)?;
+        let mut out = Vec::with_capacity(self.program.constants.len());
+        for group in &self.program.constants {
+            let length = wire::seeded_len(parameters, group.level);
+            let packed: Result<Vec<_>, _> = (0..group.count).map(|_| self.take(&mut rest, length, WEIGHTS)).collect();
+            out.push(packed?);
+        }
+        if rest.is_empty() { Ok(out) } else { Err(self.unusable(WEIGHTS)("there is more than the program names")) }
+    }
+
+    /// Reads one packed constant and checks that it has the level and scale of its group.
+    pub fn constant(&self, parameters: &Parameters, group: usize, packed: &[u8]) -> Result<SeededCiphertext, FileError> {
+        let constant = SeededCiphertext::from_bytes(parameters, packed).map_err(self.unusable(WEIGHTS))?;
+        let declared = self.program.constants.get(group);
+        if declared.is_none_or(|g| g.level != constant.level() || g.scale != constant.scale) {
+            return Err(self.unusable(WEIGHTS)("a ciphertext has another level or scale than its group"));
+        }
+        Ok(constant)
+    }
+
+    /// Sizes of the sections with the model (weights), and of the keys (public and evaluation).
+    pub fn sizes(&self) -> Result<(u64, u64), FileError> {
+        let length = |name| self.container.section(name).map(|s| s.len() as u64);
+        Ok((length(WEIGHTS)?, length(KEYS)? + length(PUBLIC_KEY)?))
+    }
+
+    /// Writes a signed bundle with the sections of this stored copy and the given version.
+    pub fn deploy(&self, path: &Path, version: u32, signer: (&[u8; 32], SignFn)) -> Result<FileInfo, FileError> {
+        let mut out = ContainerWriter::create(path, BUNDLE_KIND)?;
+        let manifest = Manifest { version, ..self.manifest.clone() };
+        out.add_section(MANIFEST, &to_json(&self.file, MANIFEST, &manifest)?)?;
+        for name in [PROGRAM, FRONT, PUBLIC_KEY, KEYS, WEIGHTS] {
+            out.add_section(name, self.container.section(name)?)?;
+        }
+        Ok(out.finish(Some(signer))?)
+    }
+
+    fn take<'b>(&self, rest: &mut &'b [u8], length: usize, section: &'static str) -> Result<&'b [u8], FileError> {
+        let (bytes, left) = rest.split_at_checked(length).ok_or_else(|| self.unusable(section)("it is too short"))?;
+        *rest = left;
+        Ok(bytes)
+    }
+
+    fn unusable<E: std::fmt::Display>(&self, section: &'static str) -> impl Fn(E) -> FileError + use<'_, E> {
+        move |reason| FileError::Section { file: self.file.clone(), section, reason: reason.to_string() }
+    }
+}
+
+/// Writes the owner's stored copy of a protected network, its many ciphertexts streamed.
+pub struct ProtectedWriter {
+    out: ContainerWriter,
+    file: String,
+}
+
+impl ProtectedWriter {
+    /// Begins the file with everything but the ciphertexts. `front` and `public_key` may be empty; `keys` are packed, in the
+    /// program's order.
+    pub fn create(
+        path: &Path,
+        manifest: &Manifest,
+        program: &Program,
+        front: &[u8],
+        public_key: &[u8],
+        keys: &[Vec<u8>],
+    ) -> Result<Self, FileError> {
+        let file = path.display().to_string();
+        let mut out = ContainerWriter::create(path, PROTECTED_KIND)?;
+        out.add_section(MANIFEST, &to_json(&file, MANIFEST, manifest)?)?;
+        out.add_section(PROGRAM, &to_json(&file, PROGRAM, program)?)?;
+        out.add_section(FRONT, front)?;
+        out.add_section(PUBLIC_KEY, public_key)?;
+        out.begin_section(KEYS)?;
+        for key in keys {
+            out.write(key)?;
+        }
+        out.end_section()?;
+        out.begin_section(WEIGHTS)?;
+        Ok(Self { out, file })
+    }
+
+    /// Appends the next encrypted constant.
+    pub fn constant(&mut self, parameters: &Parameters, constant: &SeededCiphertext) -> Result<(), FileError> {
+        let bytes = constant.to_bytes(parameters).map_err(|e: FheError| FileError::Section {
+            file: self.file.clone(),
+            section: WEIGHTS,
+            reason: e.to_string(),
+        })?;
+        Ok(self.out.write(&bytes)?)
+    }
+
+    /// Puts the file in place.
+    pub fn finish(mut self) -> Result<FileInfo, FileError> {
+        self.out.end_section()?;
+        Ok(self.out.finish(None)?)
+    }
+}
+
+/// Reads a JSON section.
+pub(crate) fn json<T: for<'de> Deserialize<'de>>(c: &Container, file: &str, section: &'static str) -> Result<T, FileError> {
+    serde_json::from_slice(c.section(section)?).map_err(|e| FileError::Section {
+        file: file.into(),
+        section,
+        reason: e.to_string(),
+    })
+}
+
+/// Makes a JSON section.
+pub(crate) fn to_json<T: Serialize>(file: &str, section: &'static str, value: &T) -> Result<Vec<u8>, FileError> {
+    serde_json::to_vec(value).map_err(|e| FileError::Section { file: file.into(), section, reason: e.to_string() })
+}

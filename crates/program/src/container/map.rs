@@ -1,0 +1,25 @@
+//! The workspace's one memory-mapping module.
+#![allow(unsafe_code)] // memmap2's constructor is unsafe: the file could change under the map
+
+use std::{fs::File, io};
+
+/// A file's bytes, mapped read-only and private. Page-aligned, so a section's alignment in the file holds in memory.
+pub(super) struct Map(memmap2::Mmap);
+
+impl Map {
+    /// Maps the whole of `file`, which must not be empty.
+    ///
+    /// Another process that writes into the mapped file changes what is read here, and one that cuts it short makes a later
+    /// read fail with SIGBUS. Subrosa's own writers never write into a finished file: they rename a new one over it, which
+    /// leaves the mapped one untouched.
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        // SAFETY: the map is read-only and only ever handed out as `&[u8]`; nothing in this workspace derives a
+        // memory-safety property from bytes staying the same between two reads (readers copy what they validate: lengths,
+        // offsets and counts are parsed once into owned values), and files are replaced by rename, never rewritten in place.
+        unsafe { memmap2::Mmap::map(file) }.map(Self)
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}

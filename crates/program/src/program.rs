@@ -1,0 +1,266 @@
+//! The program: what the edge executes, step by step, on ciphertexts in numbered registers.
+//!
+//! The owner's planner writes it, the edge runs it without understanding the network. It says which parameters and keys
+//! are needed, how the input is laid out, and where in the results the outputs are found.
+
+use crate::layout::{CoefficientDot, CoefficientRows, Diagonals};
+use serde::{Deserialize, Serialize};
+use subrosa_fhe::{Galois, KeyId, KeyShape, ParameterSpec};
+
+/// A register number: registers hold ciphertexts.
+pub type Register = usize;
+
+/// A complete blind evaluation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Program {
+    /// Ring, primes and level of security.
+    pub parameters: ParameterSpec,
+    /// Every evaluation key the steps use.
+    pub keys: Vec<KeyRequirement>,
+    /// How features become plaintexts or ciphertexts.
+    pub input: InputSpec,
+    /// Groups of encrypted constants (weights, biases), in the order of the bundle's weight section.
+    pub constants: Vec<ConstantGroup>,
+    /// The steps, executed in order.
+    pub steps: Vec<Step>,
+    /// Where the outputs are.
+    pub output: OutputSpec,
+}
+
+/// One evaluation key: what it switches from, at which level and with which decomposition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRequirement {
+    /// The source secret.
+    pub id: KeyId,
+    /// Level, special primes and digits.
+    pub shape: KeyShape,
+}
+
+/// How the features are laid out and what range of them the plan was made for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InputSpec {
+    /// Number of features.
+    pub features: usize,
+    /// Whether the edge encrypts the features (into registers `0..`) or uses them as plaintexts.
+    pub encrypted: bool,
+    /// Level (ciphertext primes) of the input.
+    pub level: usize,
+    /// Scale of the input.
+    pub scale: f64,
+    /// Where the features lie.
+    pub layout: InputLayout,
+    /// Largest absolute feature the plan covers.
+    pub max_abs: f64,
+    /// Largest Euclidean norm of the feature vector the plan covers.
+    pub max_norm: f64,
+}
+
+/// The layout of the first layer, which decides how the input is packed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InputLayout {
+    /// In the slots, one vector for each tile.
+    Diagonals(Diagonals),
+    /// In the coefficients, one polynomial for each chunk.
+    CoefficientDot(CoefficientDot),
+}
+
+impl InputLayout {
+    /// Number of input polynomials.
+    pub fn polynomials(&self) -> usize {
+        match self {
+            Self::Diagonals(d) => d.tiles.len(),
+            Self::CoefficientDot(d) => d.chunks(),
+        }
+    }
+}
+
+/// Encrypted constants of one kind: `count` ciphertexts at one level and scale.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConstantGroup {
+    /// What they are, for people ("dense weights").
+    pub name: String,
+    /// Number of ciphertexts.
+    pub count: usize,
+    /// Their level.
+    pub level: usize,
+    /// Their scale.
+    pub scale: f64,
+}
+
+/// One step. `weights` and `group` are indices into [`Program::constants`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "op")]
+pub enum Step {
+    /// `dst = sum_t W_t * rot(x, t)` with the plain input, by its diagonal layout (which has one giant step).
+    DiagonalsPlain {
+        /// Weights, in the order tile, baby.
+        weights: usize,
+        /// Result, degree 1.
+        dst: Register,
+    },
+    /// Encrypted matrix times encrypted vector(s) by diagonals with baby and giant steps; result of degree 1.
+    DiagonalsCipher {
+        /// The layout; one register of `inputs` for each tile.
+        layout: Diagonals,
+        /// Input vectors.
+        inputs: Vec<Register>,
+        /// Weights, in the order giant, tile, baby.
+        weights: usize,
+        /// Whether the key switch of the giant steps also drops the highest prime.
+        rescale: bool,
+        /// Result.
+        dst: Register,
+    },
+    /// Inner products in the coefficients with the input polynomials; result `o` goes to register `dst + o`.
+    /// Degree 1 with plain, 2 with encrypted input.
+    CoefficientDot {
+        /// Weights, in the order output, chunk.
+        weights: usize,
+        /// First result register.
+        dst: Register,
+    },
+    /// Inner products in the coefficients with the periodic vector in `src`; result `o` goes to register `dst + o`, its degree is one
+    /// more than that of `src`.
+    CoefficientRows {
+        /// The layout.
+        layout: CoefficientRows,
+        /// The vector.
+        src: Register,
+        /// Weights, one a result.
+        weights: usize,
+        /// First result register.
+        dst: Register,
+    },
+    /// Adds an encrypted constant.
+    AddConstant {
+        /// Register to add to.
+        reg: Register,
+        /// Group of the constant.
+        group: usize,
+        /// Its number in the group.
+        index: usize,
+    },
+    /// Applies the stages of a fold, `v = v + sum_g sigma_g(v)` each.
+    Fold {
+        /// Register to fold.
+        reg: Register,
+        /// Automorphisms of each stage.
+        stages: Vec<Vec<Galois>>,
+    },
+    /// `dst = a * b`, not relinearised.
+    Multiply {
+        /// First factor.
+        a: Register,
+        /// Second factor (may be the same register).
+        b: Register,
+        /// Result.
+        dst: Register,
+    },
+    /// Back to degree 1, with or without dropping the highest prime in the same division.
+    Relinearize {
+        /// Register to relinearise.
+        reg: Register,
+        /// Whether to rescale too.
+        rescale: bool,
+    },
+    /// Drops the highest prime, dividing by it.
+    Rescale {
+        /// Register to rescale.
+        reg: Register,
+    },
+    /// `dst = value * src`, the constant encoded at `scale` (public: coefficients of an activation polynomial).
+    MultiplyScalar {
+        /// Source.
+        src: Register,
+        /// The factor.
+        value: f64,
+        /// Scale it is encoded at.
+        scale: f64,
+        /// Result.
+        dst: Register,
+    },
+    /// Adds a public constant to every slot.
+    AddScalar {
+        /// Register to add to.
+        reg: Register,
+        /// The constant.
+        value: f64,
+    },
+    /// `dst = dst + src`.
+    Add {
+        /// Register that is added to.
+        dst: Register,
+        /// Register that is added.
+        src: Register,
+    },
+    /// `dst = src` with the highest primes dropped (no division) down to `level`.
+    DropLevel {
+        /// Source.
+        src: Register,
+        /// Level of the result.
+        level: usize,
+        /// Result.
+        dst: Register,
+    },
+}
+
+/// Where the outputs of the network are found in the result ciphertexts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OutputSpec {
+    /// Result ciphertexts, in this order in the results file.
+    pub registers: Vec<Register>,
+    /// For each output of the network: (index into `registers`, coefficient).
+    pub positions: Vec<(usize, usize)>,
+    /// An output is the decrypted coefficient (divided by the scale) times this.
+    pub factor: f64,
+    /// Level of the result ciphertexts.
+    pub level: usize,
+    /// Degree of the result ciphertexts.
+    pub degree: usize,
+    /// Scale of the result ciphertexts.
+    pub scale: f64,
+    /// Largest absolute output that the plan covers.
+    pub max_abs: f64,
+}
+
+impl Program {
+    /// Registers that the steps use.
+    pub fn registers(&self) -> usize {
+        let input = if self.input.encrypted { self.input.layout.polynomials() } else { 0 };
+        let outputs = |first: usize, count: usize| first.saturating_add(count);
+        self.steps
+            .iter()
+            .map(|s| match s {
+                Step::DiagonalsPlain { dst, .. } | Step::DiagonalsCipher { dst, .. } => dst.saturating_add(1),
+                Step::CoefficientDot { dst, .. } => match &self.input.layout {
+                    InputLayout::CoefficientDot(l) => outputs(*dst, l.outputs()),
+                    InputLayout::Diagonals(_) => dst.saturating_add(1),
+                },
+                Step::CoefficientRows { layout, dst, .. } => outputs(*dst, layout.outputs()),
+                Step::Multiply { dst, .. } | Step::MultiplyScalar { dst, .. } => dst.saturating_add(1),
+                Step::Add { dst, .. } | Step::DropLevel { dst, .. } => dst.saturating_add(1),
+                Step::AddConstant { reg, .. }
+                | Step::Fold { reg, .. }
+                | Step::Relinearize { reg, .. }
+                | Step::Rescale { reg }
+                | Step::AddScalar { reg, .. } => reg.saturating_add(1),
+            })
+            .max()
+            .unwrap_or(0)
+            .max(input)
+    }
+
+    /// Encrypted constants in all groups.
+    pub fn ciphertexts(&self) -> usize {
+        self.constants.iter().map(|g| g.count).sum()
+    }
+
+    /// log2 of the result modulus over the declared range of the outputs at their scale, less one bit for the sign: the
+    /// paper's remaining budget.
+    pub fn remaining_budget_bits(&self) -> f64 {
+        let primes = &self.parameters.ciphertext_primes;
+        let modulus: f64 = primes.iter().take(self.output.level).map(|&q| (q as f64).log2()).sum();
+        modulus - 1.0 - (self.output.max_abs / self.output.factor * self.output.scale).log2()
+    }
+}

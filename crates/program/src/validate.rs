@@ -1,0 +1,146 @@
+//! Checks of a program that came from a file, before anything is allocated or executed for it.
+
+use crate::layout::{CoefficientDot, CoefficientRows, Diagonals};
+use crate::program::{InputLayout, Program, Register, Step};
+
+/// More registers than any plan needs; bounds the memory a program can ask for.
+const MAX_REGISTERS: usize = 65_536;
+/// More constants than any plan needs.
+const MAX_CONSTANTS: usize = 1 << 24;
+
+impl Program {
+    /// Checks that every index, shape and number is possible. The error says what is wrong.
+    pub fn validate(&self) -> Result<(), String> {
+        let log_n = self.parameters.log_n;
+        if !(3..=17).contains(&log_n) {
+            return Err(format!("ring degree 2^{log_n} is not supported"));
+        }
+        let n = 1usize << log_n;
+        let levels = self.parameters.ciphertext_primes.len();
+        let positive = |x: f64| x.is_finite() && x > 0.0;
+        let input = &self.input;
+        if input.features == 0 || input.level == 0 || input.level > levels || !positive(input.scale) {
+            return Err("the input's features, level or scale are impossible".into());
+        }
+        if !positive(input.max_abs) || !positive(input.max_norm) {
+            return Err("the input's range is impossible".into());
+        }
+        let columns = match &input.layout {
+            InputLayout::Diagonals(d) => {
+                diagonals(d, n)?;
+                d.cols
+            }
+            InputLayout::CoefficientDot(d) => {
+                dot(d, n)?;
+                d.cols
+            }
+        };
+        if columns != input.features {
+            return Err(format!("the layout is for {columns} features, the network has {}", input.features));
+        }
+        let groups = &self.constants;
+        if groups.iter().any(|g| g.count > MAX_CONSTANTS || g.level == 0 || g.level > levels || !positive(g.scale)) {
+            return Err("a group of constants has an impossible count, level or scale".into());
+        }
+        let group = |index: usize, needed: usize| match groups.get(index) {
+            Some(g) if g.count >= needed => Ok(()),
+            Some(g) => Err(format!("a step needs {needed} constants of group {index}, which has {}", g.count)),
+            None => Err(format!("a step names group {index} of {}", groups.len())),
+        };
+        for key in &self.keys {
+            let fits = (1..=levels).contains(&key.shape.level) && key.shape.specials <= self.parameters.special_primes.len();
+            if !fits || key.shape.digit == 0 {
+                return Err("a key has an impossible level, number of special primes or digit".into());
+            }
+        }
+        for step in &self.steps {
+            match step {
+                Step::DiagonalsPlain { weights, .. } => match &input.layout {
+                    InputLayout::Diagonals(d) if !input.encrypted && d.giants == 1 => group(*weights, d.products())?,
+                    _ => return Err("a plain product needs a plain input in diagonals without giant steps".into()),
+                },
+                Step::DiagonalsCipher { layout, inputs, weights, .. } => {
+                    diagonals(layout, n)?;
+                    if inputs.len() != layout.tiles.len() {
+                        return Err("a product has not one input for each tile".into());
+                    }
+                    group(*weights, layout.products())?;
+                }
+                Step::CoefficientDot { weights, .. } => match &input.layout {
+                    InputLayout::CoefficientDot(d) => group(*weights, d.outputs() * d.chunks())?,
+                    InputLayout::Diagonals(_) => return Err("a coefficient product needs an input in coefficients".into()),
+                },
+                Step::CoefficientRows { layout, weights, .. } => {
+                    rows(layout, n)?;
+                    group(*weights, layout.outputs())?;
+                }
+                Step::AddConstant { group: g, index, .. } => group(*g, index.saturating_add(1))?,
+                Step::MultiplyScalar { value, scale, .. } if !value.is_finite() || !positive(*scale) => {
+                    return Err("a public factor or its scale is impossible".into());
+                }
+                Step::AddScalar { value, .. } if !value.is_finite() => return Err("a public constant is impossible".into()),
+                _ => {}
+            }
+        }
+        if self.registers() > MAX_REGISTERS || self.steps.iter().any(|s| s.sources().iter().any(|&r| r >= MAX_REGISTERS)) {
+            return Err(format!("it uses more than {MAX_REGISTERS} registers"));
+        }
+        let output = &self.output;
+        if output.level == 0 || output.level > levels || !positive(output.scale) || !positive(output.factor) {
+            return Err("the output's level, scale or factor are impossible".into());
+        }
+        let known = |&(r, c): &(usize, usize)| r < output.registers.len() && c < n;
+        if output.positions.is_empty() || output.registers.is_empty() || !output.positions.iter().all(known) {
+            return Err("an output lies outside the results".into());
+        }
+        Ok(())
+    }
+}
+
+impl Step {
+    /// Registers that are read.
+    fn sources(&self) -> Vec<Register> {
+        match self {
+            Self::DiagonalsPlain { .. } | Self::CoefficientDot { .. } => Vec::new(),
+            Self::DiagonalsCipher { inputs, .. } => inputs.clone(),
+            Self::Multiply { a, b, .. } => vec![*a, *b],
+            Self::CoefficientRows { src, .. } | Self::MultiplyScalar { src, .. } | Self::DropLevel { src, .. } => vec![*src],
+            Self::Add { dst, src } => vec![*dst, *src],
+            Self::AddConstant { reg, .. }
+            | Self::Fold { reg, .. }
+            | Self::Relinearize { reg, .. }
+            | Self::Rescale { reg }
+            | Self::AddScalar { reg, .. } => vec![*reg],
+        }
+    }
+}
+
+fn diagonals(d: &Diagonals, n: usize) -> Result<(), String> {
+    let power = |x: usize| x.is_power_of_two() && x <= n;
+    let fits = d.slots * 2 == n
+        && (1..=d.row_period).contains(&d.rows)
+        && power(d.row_period)
+        && d.row_period <= d.slots
+        && (1..=MAX_CONSTANTS).contains(&d.cols)
+        && power(d.giants)
+        && power(d.baby_stride)
+        && d.giants.saturating_mul(d.baby_stride) <= d.slots
+        && d.input_period.is_none_or(|p| power(p) && p <= d.slots)
+        && (1..=MAX_CONSTANTS).contains(&d.tiles.len())
+        && d.tiles.iter().all(|t| power(t.babies) && t.babies <= d.slots);
+    if fits { Ok(()) } else { Err("a layout in the slots is impossible".into()) }
+}
+
+fn dot(d: &CoefficientDot, n: usize) -> Result<(), String> {
+    let fits = d.n == n && (1..=MAX_CONSTANTS).contains(&d.cols) && (1..=MAX_CONSTANTS).contains(&d.rows);
+    if fits { Ok(()) } else { Err("a layout in the coefficients is impossible".into()) }
+}
+
+fn rows(d: &CoefficientRows, n: usize) -> Result<(), String> {
+    let fits = d.n == n
+        && d.period.is_power_of_two()
+        && d.period <= n / 2
+        && (1..=d.period).contains(&d.cols)
+        && (1..=MAX_CONSTANTS).contains(&d.rows);
+    if fits { Ok(()) } else { Err("a layout of the last layer is impossible".into()) }
+}

@@ -1,0 +1,568 @@
+//! The number theoretic transform of the AVX-512 kernel: Stockham passes of radix 64 down to 8.
+//!
+//! The first pass of the forward transform splits into halves and does the three levels with fewer than eight nodes at once,
+//! with a transpose at the store. In all later passes eight neighbouring nodes share a vector, with as many twiddles. Most of
+//! these are double: two rounds of radix 8 or 4 in registers with a small block on the stack between, so that the data cross
+//! the caches less often. The last pass reads and writes the same places, so it runs in place if the count of passes asks
+//! for it. The inverse transform is the same backwards.
+//!
+//! `LAZY` is for primes with 36p < 2^52: the forward transform then never reduces between levels (each adds 2p to a bound that
+//! starts at p), and the inverse once a pass (sums double: 2p, 4p, 8p, 16p, 32p when the halves join). Otherwise values
+//! stay below 4p after each forward, 2p after each inverse level.
+
+use super::arith::{Prime, VectorFactor, load, splat, store, transpose};
+use super::entry_points;
+use crate::Modulus;
+use crate::twiddles::{Factors, Twiddles};
+use std::arch::x86_64::*;
+
+/// Smaller transforms are left to the portable kernel.
+pub(crate) const MIN_LOG_N: u32 = 7;
+
+type Line = [u64; 8];
+
+fn is_lazy(p: &Modulus) -> bool {
+    36 * p.value() < 1 << 52
+}
+
+/// The rounds of each pass after the first, in forward order, for halves of 2^log_half words: log2 of the radix of its first
+/// round, and of its second (0 if there is none).
+fn schedule(log_half: u32) -> impl DoubleEndedIterator<Item = (u32, u32)> + ExactSizeIterator + Clone {
+    let levels = log_half - 3;
+    // One or two rounds of radix 4 take what radix 8 leaves over.
+    let fours = (3 - levels % 3) % 3;
+    let rounds = (levels - 2 * fours) / 3 + fours;
+    let log_radix = move |round: u32| if round + fours < rounds { 3 } else { 2 };
+    let single = rounds % 2;
+    (0..(rounds / 2 + single) as usize).map(move |pass| {
+        let pass = pass as u32;
+        match (pass, single) {
+            (0, 1) => (log_radix(0), 0),
+            _ => (log_radix(2 * pass - single), log_radix(2 * pass - single + 1)),
+        }
+    })
+}
+
+/// Reorders the twiddles for this kernel: those that a round needs for one line of nodes become neighbours.
+///
+/// A round at a level with 8 * `lines` nodes needs for line l of them the lines l + `lines` * {1, 2, ..., RADIX - 1} of the tables,
+/// counted in eight words (level by level: one, two, for radix 8 also four). They move to `lines` + l * (RADIX - 1) and following.
+pub(crate) fn arrange(twiddles: &mut Twiddles, log_n: u32) {
+    for factors in &mut twiddles.halves {
+        for table in [&mut factors.values, &mut factors.quotients] {
+            let by_level = table.clone();
+            let (by_level, arranged) = (by_level.as_chunks::<8>().0, table.as_chunks_mut::<8>().0);
+            let mut lines = 1;
+            for log_radix in schedule(log_n - 1).flat_map(|(first, second)| [first, second]) {
+                let group = (1usize << log_radix) - 1;
+                for line in 0..lines {
+                    for i in 0..group {
+                        arranged[lines + line * group + i] = by_level[(i + 1) * lines + line];
+                    }
+                }
+                lines <<= log_radix;
+            }
+        }
+    }
+}
+
+entry_points! {
+    /// Coefficients in natural order to evaluations in orbit order. `scratch` is as long as `a`, at least 2^MIN_LOG_N.
+    fn forward(p: &Modulus, twiddles: &Twiddles, a: &mut [u64], scratch: &mut [u64]) {
+        if is_lazy(p) {
+            forward_passes::<true>(p, twiddles, a, scratch);
+        } else {
+            forward_passes::<false>(p, twiddles, a, scratch);
+        }
+    }
+
+    /// Evaluations in orbit order to coefficients in natural order. `scratch` is as long as `a`, at least 2^MIN_LOG_N.
+    fn inverse(p: &Modulus, twiddles: &Twiddles, a: &mut [u64], scratch: &mut [u64]) {
+        if is_lazy(p) {
+            inverse_passes::<true>(p, twiddles, a, scratch);
+        } else {
+            inverse_passes::<false>(p, twiddles, a, scratch);
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+fn forward_passes<const LAZY: bool>(p: &Modulus, twiddles: &Twiddles, a: &mut [u64], scratch: &mut [u64]) {
+    let prime = Prime::new(p);
+    let (a, scratch) = (a.as_chunks_mut().0, scratch.as_chunks_mut().0);
+    let half = a.len() / 2;
+    first_pass::<LAZY>(&prime, twiddles, a, scratch);
+    let passes = schedule((8 * half).ilog2());
+    for ((a, scratch), factors) in a.chunks_exact_mut(half).zip(scratch.chunks_exact_mut(half)).zip(&twiddles.halves) {
+        let mut level = 3;
+        let mut in_scratch = true;
+        for (i, (log_first, log_second)) in passes.clone().enumerate() {
+            let last = i + 1 == passes.len();
+            let (src, dst) = match (in_scratch, last) {
+                (true, _) => (scratch.as_ptr(), a.as_mut_ptr()),
+                (false, false) => (a.as_ptr(), scratch.as_mut_ptr()),
+                (false, true) => (a.as_ptr(), a.as_mut_ptr()),
+            };
+            let pass = Pass { prime: &prime, factors, level, src, dst, half };
+            // SAFETY: both pointers are to `half` lines; they differ, or are equal in the last pass only.
+            unsafe {
+                match (log_first, log_second) {
+                    (3, 0) => pass.forward::<LAZY>(last),
+                    (3, 3) => pass.forward_double::<LAZY, 8, 8>(last),
+                    (3, _) => pass.forward_double::<LAZY, 8, 4>(last),
+                    _ => pass.forward_double::<LAZY, 4, 4>(last),
+                }
+            }
+            level += log_first + log_second;
+            in_scratch = !in_scratch;
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+fn inverse_passes<const LAZY: bool>(p: &Modulus, twiddles: &Twiddles, a: &mut [u64], scratch: &mut [u64]) {
+    let prime = Prime::new(p);
+    let (a, scratch) = (a.as_chunks_mut().0, scratch.as_chunks_mut().0);
+    let half = a.len() / 2;
+    let log_half = (8 * half).ilog2();
+    let passes = schedule(log_half);
+    // The twiddles of one half are the inverses of the other's.
+    let inverse_factors = twiddles.halves.iter().rev();
+    for ((a, scratch), factors) in a.chunks_exact_mut(half).zip(scratch.chunks_exact_mut(half)).zip(inverse_factors) {
+        let mut level = log_half;
+        // An odd number of moves ends in the scratch buffer; if the count is even, the first pass stays in place.
+        let mut in_scratch = false;
+        for (i, (log_first, log_second)) in passes.clone().rev().enumerate() {
+            let in_place = i == 0 && passes.len().is_multiple_of(2);
+            let (src, dst) = match (in_scratch, in_place) {
+                (true, _) => (scratch.as_ptr(), a.as_mut_ptr()),
+                (false, false) => (a.as_ptr(), scratch.as_mut_ptr()),
+                (false, true) => (a.as_ptr(), a.as_mut_ptr()),
+            };
+            level -= log_first + log_second;
+            let pass = Pass { prime: &prime, factors, level, src, dst, half };
+            // SAFETY: both pointers are to `half` lines; they differ, or are equal in the first pass only.
+            unsafe {
+                match (log_first, log_second) {
+                    (3, 0) => pass.inverse::<LAZY>(),
+                    (3, 3) => pass.inverse_double::<LAZY, 8, 8>(),
+                    (3, _) => pass.inverse_double::<LAZY, 8, 4>(),
+                    _ => pass.inverse_double::<LAZY, 4, 4>(),
+                }
+            }
+            in_scratch ^= !in_place;
+        }
+    }
+    last_inverse_pass::<LAZY>(&prime, twiddles, scratch, a);
+}
+
+/// Neighbouring lines that the first pass takes at a time from each of its 16 places in the source. These are a power of two
+/// apart and compete for the same cache sets, so all are read before the longer computation starts.
+const GROUP: usize = 4;
+
+/// Eight lines of each of `GROUP` offsets.
+#[repr(align(64))]
+struct Group([[Line; 8]; GROUP]);
+
+/// The split into halves and levels 0 to 2 of both: eight nodes of each half become the lanes of a line.
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+fn first_pass<const LAZY: bool>(prime: &Prime, twiddles: &Twiddles, src: &[Line], dst: &mut [Line]) {
+    let half = src.len() / 2;
+    let step = half / 8;
+    let group = GROUP.min(step);
+    let split = VectorFactor::splat(&twiddles.split);
+    let [factors_plus, factors_minus] = &twiddles.halves;
+    let (factors_plus, factors_minus) = (broadcast_factors(factors_plus), broadcast_factors(factors_minus));
+    let (low, high) = src.split_at(half);
+    let (dst_plus, dst_minus) = dst.split_at_mut(half);
+    let (mut plus, mut minus) = (Group([[[0; 8]; 8]; GROUP]), Group([[[0; 8]; 8]; GROUP]));
+    let dst = dst_plus.chunks_exact_mut(8 * group).zip(dst_minus.chunks_exact_mut(8 * group));
+    for (start, (dst_plus, dst_minus)) in (0..step).step_by(group).zip(dst) {
+        for k in 0..8 {
+            let range = start + k * step..start + k * step + group;
+            for (i, (low, high)) in low[range.clone()].iter().zip(&high[range]).enumerate() {
+                let (x, y) = forward_butterfly::<LAZY>(prime, load(low), load(high), split);
+                store(&mut plus.0[i % GROUP][k], x);
+                store(&mut minus.0[i % GROUP][k], y);
+            }
+        }
+        for (group, factors, dst) in [(&plus, &factors_plus, dst_plus), (&minus, &factors_minus, dst_minus)] {
+            for (lines, dst) in group.0.iter().zip(dst.as_chunks_mut::<8>().0) {
+                let nodes = forward_butterflies::<LAZY, 8>(prime, load_all(lines), factors);
+                store_all(dst, transpose(nodes));
+            }
+        }
+    }
+}
+
+/// Undoes `first_pass`, and divides by N.
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+fn last_inverse_pass<const LAZY: bool>(prime: &Prime, twiddles: &Twiddles, src: &[Line], dst: &mut [Line]) {
+    let half = src.len() / 2;
+    let step = half / 8;
+    let group = GROUP.min(step);
+    let n_inverse = VectorFactor::splat(&twiddles.n_inverse);
+    let split_inverse_n_inverse = VectorFactor::splat(&twiddles.split_inverse_n_inverse);
+    // The twiddles of one half are the inverses of the other's.
+    let [factors_minus, factors_plus] = &twiddles.halves;
+    let (factors_plus, factors_minus) = (broadcast_factors(factors_plus), broadcast_factors(factors_minus));
+    let (src_plus, src_minus) = src.split_at(half);
+    let (low, high) = dst.split_at_mut(half);
+    // Bound on the values of both halves: see `inverse_butterflies`.
+    let bound = if LAZY { _mm512_slli_epi64::<3>(prime.p2) } else { prime.p2 };
+    let (mut plus, mut minus) = (Group([[[0; 8]; 8]; GROUP]), Group([[[0; 8]; 8]; GROUP]));
+    let src = src_plus.chunks_exact(8 * group).zip(src_minus.chunks_exact(8 * group));
+    for (start, (src_plus, src_minus)) in (0..step).step_by(group).zip(src) {
+        for (group, factors, src) in [(&mut plus, &factors_plus, src_plus), (&mut minus, &factors_minus, src_minus)] {
+            for (lines, src) in group.0.iter_mut().zip(src.as_chunks::<8>().0) {
+                store_all(lines, inverse_butterflies::<LAZY, 8>(prime, transpose(load_all(src)), factors));
+            }
+        }
+        for k in 0..8 {
+            let range = start + k * step..start + k * step + group;
+            for (i, (low, high)) in low[range.clone()].iter_mut().zip(&mut high[range]).enumerate() {
+                let (x, y) = (load(&plus.0[i % GROUP][k]), load(&minus.0[i % GROUP][k]));
+                let difference = _mm512_sub_epi64(_mm512_add_epi64(x, bound), y);
+                store(low, prime.mul(_mm512_add_epi64(x, y), n_inverse));
+                store(high, prime.mul(difference, split_inverse_n_inverse));
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+fn load_all(lines: &[Line; 8]) -> [__m512i; 8] {
+    let mut values = [splat(0); 8];
+    for (value, line) in values.iter_mut().zip(lines) {
+        *value = load(line);
+    }
+    values
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+fn store_all(lines: &mut [Line; 8], values: [__m512i; 8]) {
+    for (line, value) in lines.iter_mut().zip(values) {
+        store(line, value);
+    }
+}
+
+/// The twiddles of levels 0 to 2, each in all lanes, in the order of `vector_factors`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+fn broadcast_factors(factors: &Factors) -> [VectorFactor; 7] {
+    let mut out = [VectorFactor { value: splat(0), quotient: splat(0) }; 7];
+    for ((out, &value), &quotient) in out.iter_mut().zip(&factors.values[1..8]).zip(&factors.quotients[1..8]) {
+        *out = VectorFactor { value: splat(value), quotient: splat(quotient) };
+    }
+    out
+}
+
+/// One pass over a half, from `level` on (forward) or back to it (inverse).
+///
+/// With L = 2^level / 8 lines for the nodes of `level`, line `offset * L + l` holds the coefficients at `offset` of the eight
+/// nodes from 8l on.
+///
+/// # Safety
+/// Its functions need: `src` and `dst` valid for `half` lines and not overlapping, or equal if RADIX * L = `half`, where RADIX
+/// is the product of the radices of the rounds; `level` at least 3; RADIX * L at most `half`.
+struct Pass<'a> {
+    prime: &'a Prime,
+    factors: &'a Factors,
+    level: u32,
+    src: *const Line,
+    dst: *mut Line,
+    /// Lines of the half.
+    half: usize,
+}
+
+/// What passes between the two rounds of a double pass.
+#[repr(align(64))]
+struct Block([Line; 64]);
+
+impl Pass<'_> {
+    /// One round of radix 8; `last` makes the results canonical.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    unsafe fn forward<const LAZY: bool>(&self, last: bool) {
+        let lines = 1usize << (self.level - 3);
+        let (step, offsets) = (self.half / 8, self.half / 8 / lines);
+        for line in 0..lines {
+            // SAFETY: line < lines, and the levels exist since 8 * lines <= half.
+            let factors = unsafe { vector_factors::<8>(self.factors, lines, line) };
+            for offset in 0..offsets {
+                // SAFETY: offset * lines + line < step and 7 * step + step = half.
+                let values = unsafe { gather(self.src.add(offset * lines + line), step) };
+                let nodes = forward_butterflies::<LAZY, 8>(self.prime, values, &factors);
+                // SAFETY: offset * 8 + 7 < half / lines.
+                unsafe { scatter(self.dst.add(offset * 8 * lines + line), lines, self.canonical_if(last, nodes)) };
+            }
+        }
+    }
+
+    /// Undoes `forward` up to a factor 8.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    unsafe fn inverse<const LAZY: bool>(&self) {
+        let lines = 1usize << (self.level - 3);
+        let (step, offsets) = (self.half / 8, self.half / 8 / lines);
+        for line in 0..lines {
+            // SAFETY: line < lines, and the levels exist since 8 * lines <= half.
+            let factors = unsafe { vector_factors::<8>(self.factors, lines, line) };
+            for offset in 0..offsets {
+                // SAFETY: offset * 8 + 7 < half / lines.
+                let nodes = unsafe { gather(self.src.add(offset * 8 * lines + line), lines) };
+                let values = self.inverse_round::<LAZY, 8>(nodes, &factors);
+                // SAFETY: offset * lines + line < step and 7 * step + step = half.
+                unsafe { scatter(self.dst.add(offset * lines + line), step, values) };
+            }
+        }
+    }
+
+    /// Two rounds of radices R1 and R2; `last` makes the results canonical.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    unsafe fn forward_double<const LAZY: bool, const R1: usize, const R2: usize>(&self, last: bool) {
+        let lines = 1usize << (self.level - 3);
+        // The offsets left after both rounds; the first round's offset is k2 * offsets + offset.
+        let (step, offsets) = (self.half / R1, self.half / (R1 * R2 * lines));
+        let mut block = Block([[0; 8]; 64]);
+        let block = block.0.as_mut_ptr();
+        for line in 0..lines {
+            // SAFETY: line < lines, and the levels exist since R1 * R2 * lines <= half.
+            let factors = unsafe { vector_factors::<R1>(self.factors, lines, line) };
+            for offset in 0..offsets {
+                for k2 in 0..R2 {
+                    let start = (k2 * offsets + offset) * lines + line;
+                    // SAFETY: start < R2 * offsets * lines = step and R1 * step = half; the block has R1 * R2 lines or more.
+                    unsafe {
+                        let values = gather(self.src.add(start), step);
+                        let nodes = forward_butterflies::<LAZY, R1>(self.prime, values, &factors);
+                        scatter(block.add(k2), R2, nodes);
+                    }
+                }
+                for m1 in 0..R1 {
+                    let start = (offset * R1 * R2 + m1) * lines + line;
+                    // SAFETY: m1 * lines + line < R1 * lines, the lines of the second round's level; the last line written is
+                    // (offset * R1 * R2 + m1 + R1 * (R2 - 1)) * lines + line < half.
+                    unsafe {
+                        let factors = vector_factors::<R2>(self.factors, R1 * lines, m1 * lines + line);
+                        let values = gather(block.add(m1 * R2), 1);
+                        let nodes = forward_butterflies::<LAZY, R2>(self.prime, values, &factors);
+                        scatter(self.dst.add(start), R1 * lines, self.canonical_if(last, nodes));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Undoes `forward_double` up to the factor R1 * R2.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    unsafe fn inverse_double<const LAZY: bool, const R1: usize, const R2: usize>(&self) {
+        let lines = 1usize << (self.level - 3);
+        let (step, offsets) = (self.half / R1, self.half / (R1 * R2 * lines));
+        let mut block = Block([[0; 8]; 64]);
+        let block = block.0.as_mut_ptr();
+        for line in 0..lines {
+            // SAFETY: line < lines, and the levels exist since R1 * R2 * lines <= half.
+            let factors = unsafe { vector_factors::<R1>(self.factors, lines, line) };
+            for offset in 0..offsets {
+                for m1 in 0..R1 {
+                    let start = (offset * R1 * R2 + m1) * lines + line;
+                    // SAFETY: as in `forward_double`, with reads and writes exchanged.
+                    unsafe {
+                        let factors = vector_factors::<R2>(self.factors, R1 * lines, m1 * lines + line);
+                        let nodes = gather(self.src.add(start), R1 * lines);
+                        scatter(block.add(m1 * R2), 1, self.inverse_round::<LAZY, R2>(nodes, &factors));
+                    }
+                }
+                for k2 in 0..R2 {
+                    let start = (k2 * offsets + offset) * lines + line;
+                    // SAFETY: as in `forward_double`, with reads and writes exchanged.
+                    unsafe {
+                        let nodes = gather(block.add(k2), R2);
+                        scatter(self.dst.add(start), step, self.inverse_round::<LAZY, R1>(nodes, &factors));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The inverse butterflies, with results below 2p.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    fn inverse_round<const LAZY: bool, const RADIX: usize>(
+        &self,
+        nodes: [__m512i; RADIX],
+        factors: &[VectorFactor; 7],
+    ) -> [__m512i; RADIX] {
+        let mut values = inverse_butterflies::<LAZY, RADIX>(self.prime, nodes, factors);
+        if LAZY {
+            // The upper half comes fresh from multiplications.
+            for value in &mut values[..RADIX / 2] {
+                *value = self.prime.reduce_lazy(*value);
+            }
+        }
+        values
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+    fn canonical_if<const RADIX: usize>(&self, last: bool, mut values: [__m512i; RADIX]) -> [__m512i; RADIX] {
+        if last {
+            for value in &mut values {
+                *value = self.prime.reduce(*value);
+            }
+        }
+        values
+    }
+}
+
+/// Reads RADIX lines, `step` lines apart.
+///
+/// # Safety
+/// These lines must be readable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+unsafe fn gather<const RADIX: usize>(src: *const Line, step: usize) -> [__m512i; RADIX] {
+    let mut values = [splat(0); RADIX];
+    for (k, value) in values.iter_mut().enumerate() {
+        // SAFETY: by the caller's promise.
+        *value = unsafe { load(&*src.add(k * step)) };
+    }
+    values
+}
+
+/// Writes RADIX lines, `step` lines apart.
+///
+/// # Safety
+/// These lines must be writable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+unsafe fn scatter<const RADIX: usize>(dst: *mut Line, step: usize, values: [__m512i; RADIX]) {
+    for (k, &value) in values.iter().enumerate() {
+        // SAFETY: by the caller's promise.
+        unsafe { store(&mut *dst.add(k * step), value) };
+    }
+}
+
+/// Twiddles arranged by `arrange`: those for the nodes of line `line` among the `lines` lines of a level: one of that level, two of the next, for radix
+/// 8 also four of the third; the rest are zero.
+///
+/// # Safety
+/// `line` must be below `lines`, and log2(RADIX) levels must exist from this one on.
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+unsafe fn vector_factors<const RADIX: usize>(factors: &Factors, lines: usize, line: usize) -> [VectorFactor; 7] {
+    let values: *const Line = factors.values.as_ptr().cast();
+    let quotients: *const Line = factors.quotients.as_ptr().cast();
+    let mut out = [VectorFactor { value: splat(0), quotient: splat(0) }; 7];
+    for (i, out) in out[..RADIX - 1].iter_mut().enumerate() {
+        let index = lines + line * (RADIX - 1) + i;
+        // SAFETY: the levels exist, so their tables reach up to line RADIX * lines.
+        let (value, quotient) = unsafe { (load(&*values.add(index)), load(&*quotients.add(index))) };
+        *out = VectorFactor { value, quotient };
+    }
+    out
+}
+
+/// Applies `$butterfly` in place to the pairs of places `$low $high` with the factors of index `$factor`.
+macro_rules! butterflies {
+    ($butterfly:expr, $values:ident, $factors:ident: $($low:literal $high:literal $factor:literal),*) => {
+        $(($values[$low], $values[$high]) = $butterfly($values[$low], $values[$high], $factors[$factor]);)*
+    };
+}
+
+/// The butterflies of log2(RADIX) levels. Input k is offset k of one node, output m is node m of the last level.
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+fn forward_butterflies<const LAZY: bool, const RADIX: usize>(
+    prime: &Prime,
+    values: [__m512i; RADIX],
+    factors: &[VectorFactor; 7],
+) -> [__m512i; RADIX] {
+    let mut v = values;
+    // A node's offsets are neighbours; its children take the lower and the upper half of its places.
+    if RADIX == 8 {
+        butterflies!(|x, y, w| forward_butterfly::<LAZY>(prime, x, y, w), v, factors:
+            0 4 0, 1 5 0, 2 6 0, 3 7 0, 0 2 1, 1 3 1, 4 6 2, 5 7 2, 0 1 3, 4 5 4, 2 3 5, 6 7 6);
+    } else {
+        butterflies!(|x, y, w| forward_butterfly::<LAZY>(prime, x, y, w), v, factors: 0 2 0, 1 3 0, 0 1 1, 2 3 2);
+    }
+    bit_reversed(v)
+}
+
+/// Undoes `forward_butterflies` up to the factor RADIX. Inputs are below 2p; outputs below 2p, or RADIX * 2p if `LAZY`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+fn inverse_butterflies<const LAZY: bool, const RADIX: usize>(
+    prime: &Prime,
+    nodes: [__m512i; RADIX],
+    factors: &[VectorFactor; 7],
+) -> [__m512i; RADIX] {
+    let mut v = bit_reversed(nodes);
+    let p4 = _mm512_slli_epi64::<1>(prime.p2);
+    let p8 = _mm512_slli_epi64::<2>(prime.p2);
+    if RADIX == 8 {
+        butterflies!(|x, y, w| inverse_butterfly::<LAZY>(prime, prime.p2, x, y, w), v, factors:
+            0 1 3, 4 5 4, 2 3 5, 6 7 6);
+        butterflies!(|x, y, w| inverse_butterfly::<LAZY>(prime, p4, x, y, w), v, factors:
+            0 2 1, 1 3 1, 4 6 2, 5 7 2);
+        butterflies!(|x, y, w| inverse_butterfly::<LAZY>(prime, p8, x, y, w), v, factors:
+            0 4 0, 1 5 0, 2 6 0, 3 7 0);
+    } else {
+        butterflies!(|x, y, w| inverse_butterfly::<LAZY>(prime, prime.p2, x, y, w), v, factors: 0 1 1, 2 3 2);
+        butterflies!(|x, y, w| inverse_butterfly::<LAZY>(prime, p4, x, y, w), v, factors: 0 2 0, 1 3 0);
+    }
+    v
+}
+
+/// Exchanges the places whose numbers are bit reversals of each other.
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+fn bit_reversed<const RADIX: usize>(mut v: [__m512i; RADIX]) -> [__m512i; RADIX] {
+    if RADIX == 8 {
+        v.swap(1, 4);
+        v.swap(3, 6);
+    } else {
+        v.swap(1, 2);
+    }
+    v
+}
+
+/// x + w*y and x - w*y. Both grow by 2p; unless `LAZY`, x is first taken below 2p, so that values stay below 4p.
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+fn forward_butterfly<const LAZY: bool>(prime: &Prime, x: __m512i, y: __m512i, w: VectorFactor) -> (__m512i, __m512i) {
+    if LAZY {
+        let plus = prime.mul_add_lazy(x, y, w);
+        (plus, _mm512_sub_epi64(_mm512_add_epi64(_mm512_add_epi64(x, x), prime.p2), plus))
+    } else {
+        let x = prime.subtract_2p(x);
+        let t = prime.masked(prime.mul_lazy(y, w));
+        (_mm512_add_epi64(x, t), _mm512_sub_epi64(_mm512_add_epi64(x, prime.p2), t))
+    }
+}
+
+/// x + y and w*(x - y). If `LAZY`, `bound` is a bound on x and y, and the sum is not reduced; else both and the sum stay below 2p.
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+fn inverse_butterfly<const LAZY: bool>(
+    prime: &Prime,
+    bound: __m512i,
+    x: __m512i,
+    y: __m512i,
+    w: VectorFactor,
+) -> (__m512i, __m512i) {
+    let sum = _mm512_add_epi64(x, y);
+    if LAZY {
+        (sum, prime.mul_lazy(_mm512_sub_epi64(_mm512_add_epi64(x, bound), y), w))
+    } else {
+        let product = prime.mul_lazy(_mm512_sub_epi64(_mm512_add_epi64(x, prime.p2), y), w);
+        (prime.subtract_2p(sum), prime.masked(product))
+    }
+}

@@ -1,0 +1,259 @@
+//! Every kernel gives the portable kernel's results, bit for bit, on random residues of many sizes.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic")]
+
+mod common;
+
+use common::{below, moduli, residues, rng};
+use rand_core::Rng;
+use subrosa_ring::sampler::ChaCha20Rng;
+use subrosa_ring::{AlignedVec, BaseConverter, Kernel, ModDown, Modulus, NttTable, Ring, RnsPoly, primes};
+
+/// Prime sizes on both sides of every bound in the kernels.
+const BITS: [u32; 8] = [20, 30, 40, 46, 47, 48, 49, 50];
+
+/// Tables of the same prime for the portable kernel and for each kernel of this machine.
+fn tables(log_n: u32, p: &Modulus) -> (NttTable, Vec<NttTable>) {
+    let table = |kernel| NttTable::new(log_n, *p, kernel).unwrap();
+    (table(Kernel::Portable), Kernel::all_available().into_iter().map(table).collect())
+}
+
+fn assert_canonical(values: &[u64], p: &Modulus) {
+    assert!(values.iter().all(|&x| x < p.value()));
+}
+
+#[test]
+fn transforms() {
+    let mut rng = rng(20);
+    for log_n in 3..=17 {
+        for bits in BITS.into_iter().filter(|&bits| bits >= log_n + 4) {
+            let p = moduli(log_n, bits, 1)[0];
+            let (portable, others) = tables(log_n, &p);
+            let n = portable.n();
+            let extremes = [vec![p.value() - 1; n], vec![0; n]];
+            for a in [residues(n, &p, &mut rng)].into_iter().chain(extremes) {
+                let (mut forward, mut inverse) = (a.clone(), a.clone());
+                portable.forward(&mut forward);
+                portable.inverse(&mut inverse);
+                assert_canonical(&forward, &p);
+                assert_canonical(&inverse, &p);
+                for table in &others {
+                    // An unaligned place in a larger buffer, whose neighbours must stay.
+                    let mut buffer = AlignedVec::zeroed(n + 4);
+                    buffer.fill(7);
+                    buffer[3..n + 3].copy_from_slice(&a);
+                    table.forward(&mut buffer[3..n + 3]);
+                    assert!(buffer[3..n + 3] == forward, "forward, N = 2^{log_n}, p = {}", p.value());
+                    buffer[3..n + 3].copy_from_slice(&a);
+                    table.inverse(&mut buffer[3..n + 3]);
+                    assert!(buffer[3..n + 3] == inverse, "inverse, N = 2^{log_n}, p = {}", p.value());
+                    assert_eq!((buffer[2], buffer[n + 3]), (7, 7));
+                }
+            }
+        }
+    }
+}
+
+/// Runs one operation on slices of many lengths and starts, with the portable table and the others.
+fn check(
+    name: &str,
+    rng: &mut ChaCha20Rng,
+    inputs: impl Fn(&Modulus, usize, &mut ChaCha20Rng) -> [Vec<u64>; 3],
+    operation: impl Fn(&NttTable, &mut [u64], &[u64], &[u64]),
+) {
+    for bits in BITS {
+        let p = moduli(6, bits, 1)[0];
+        let (portable, others) = tables(6, &p);
+        for len in (0..40).chain([64, 100, 255, 1000]) {
+            let [out, a, b] = inputs(&p, len, rng);
+            let start = below(8, rng).min(len);
+            let mut expected = out.clone();
+            operation(&portable, &mut expected[start..], &a[start..], &b[start..]);
+            assert_canonical(&expected[start..], &p);
+            for table in &others {
+                let mut found = out.clone();
+                operation(table, &mut found[start..], &a[start..], &b[start..]);
+                assert_eq!(found, expected, "{name}, {}, p = {}, length {len}", table.kernel(), p.value());
+            }
+        }
+    }
+}
+
+fn residue_inputs(p: &Modulus, len: usize, rng: &mut ChaCha20Rng) -> [Vec<u64>; 3] {
+    [(); 3].map(|()| residues(len, p, rng))
+}
+
+#[test]
+fn elementwise_operations() {
+    let mut rng = rng(21);
+    let scalar = |b: &[u64]| b.first().copied().unwrap_or(0);
+    check("add", &mut rng, residue_inputs, |t, out, a, _| t.add_assign(out, a));
+    check("sub", &mut rng, residue_inputs, |t, out, a, _| t.sub_assign(out, a));
+    check("neg", &mut rng, residue_inputs, |t, out, _, _| t.neg_assign(out));
+    check("mul", &mut rng, residue_inputs, |t, out, a, _| t.mul_assign(out, a));
+    check("mul_add", &mut rng, residue_inputs, |t, out, a, b| t.mul_add_assign(out, a, b));
+    check("mul_scalar_assign", &mut rng, residue_inputs, |t, out, _, b| t.mul_scalar_assign(out, scalar(b)));
+    check("mul_scalar", &mut rng, residue_inputs, |t, out, a, b| t.mul_scalar(out, a, scalar(b)));
+    check("mul_scalar_add", &mut rng, residue_inputs, |t, out, a, b| t.mul_scalar_add_assign(out, a, scalar(b)));
+}
+
+#[test]
+fn elementwise_operations_agree_with_the_modulus() {
+    let mut rng = rng(22);
+    for bits in BITS {
+        let p = moduli(6, bits, 1)[0];
+        for table in tables(6, &p).1 {
+            let [acc, a, b] = residue_inputs(&p, 77, &mut rng);
+            let run = |operation: &dyn Fn(&mut [u64])| {
+                let mut out = acc.clone();
+                operation(&mut out);
+                out
+            };
+            let expect = |f: &dyn Fn(u64, u64, u64) -> u64| -> Vec<u64> {
+                acc.iter().zip(&a).zip(&b).map(|((&acc, &a), &b)| f(acc, a, b)).collect()
+            };
+            let s = b[0];
+            assert_eq!(run(&|x| table.add_assign(x, &a)), expect(&|x, a, _| p.add(x, a)));
+            assert_eq!(run(&|x| table.sub_assign(x, &a)), expect(&|x, a, _| p.sub(x, a)));
+            assert_eq!(run(&|x| table.neg_assign(x)), expect(&|x, _, _| p.neg(x)));
+            assert_eq!(run(&|x| table.mul_assign(x, &a)), expect(&|x, a, _| p.mul(x, a)));
+            assert_eq!(run(&|x| table.mul_add_assign(x, &a, &b)), expect(&|x, a, b| p.add(x, p.mul(a, b))));
+            assert_eq!(run(&|x| table.mul_scalar_assign(x, s)), expect(&|x, _, _| p.mul(x, s)));
+            assert_eq!(run(&|x| table.mul_scalar(x, &a, s)), expect(&|_, a, _| p.mul(a, s)));
+            assert_eq!(run(&|x| table.mul_scalar_add_assign(x, &a, s)), expect(&|x, a, _| p.add(x, p.mul(a, s))));
+            assert_eq!(run(&|x| table.dot(x, &[(&a, &b), (&b, &b)])), expect(&|_, a, b| p.mul(p.add(a, b), b)));
+        }
+    }
+}
+
+#[test]
+fn changes_of_modulus() {
+    let mut rng = rng(23);
+    let signed = |_: &Modulus, len: usize, rng: &mut ChaCha20Rng| {
+        [(); 3].map(|()| (0..len).map(|i| [rng.next_u64(), 0, u64::MAX, 1 << 63][(i % 8).min(3)]).collect())
+    };
+    check("from_signed", &mut rng, signed, |t, out, a, _| {
+        t.from_signed(out, &a.iter().map(|&x| x as i64).collect::<Vec<_>>())
+    });
+    for from_bits in BITS {
+        let from = moduli(7, from_bits, 1)[0];
+        let of_other = |_: &Modulus, len: usize, rng: &mut ChaCha20Rng| residue_inputs(&from, len, rng);
+        check("lift_centered", &mut rng, of_other, |t, out, a, _| t.lift_centered(out, a, &from));
+    }
+}
+
+#[test]
+fn dot_products_of_any_shape() {
+    let mut rng = rng(24);
+    for bits in [20, 47, 50] {
+        let p = moduli(6, bits, 1)[0];
+        let (portable, others) = tables(6, &p);
+        for count in [0, 1, 2, 5, 15, 16, 17, 18, 100, 1024] {
+            for len in [0, 1, 7, 8, 9, 31, 32, 33, 45, 64] {
+                // Random residues, then the largest, at unaligned and unequal starts.
+                let random = residues((len + 8) * 8, &p, &mut rng);
+                let largest = vec![p.value() - 1; random.len()];
+                for pool in [&random, &largest] {
+                    let mut slice = || {
+                        let start = below(pool.len() - len, &mut rng);
+                        &pool[start..start + len]
+                    };
+                    let pairs: Vec<(&[u64], &[u64])> = (0..count).map(|_| (slice(), slice())).collect();
+                    let acc = slice().to_vec();
+                    let (mut expected, mut expected_sum) = (acc.clone(), acc.clone());
+                    portable.dot(&mut expected, &pairs);
+                    portable.dot_add_assign(&mut expected_sum, &pairs);
+                    for (i, &sum) in expected.iter().enumerate() {
+                        let exact: u128 = pairs.iter().map(|(x, y)| u128::from(x[i]) * u128::from(y[i])).sum();
+                        assert_eq!(u128::from(sum), exact % u128::from(p.value()));
+                        assert_eq!(expected_sum[i], p.add(sum, acc[i]));
+                    }
+                    for table in &others {
+                        let (mut found, mut found_sum) = (acc.clone(), acc.clone());
+                        table.dot(&mut found, &pairs);
+                        table.dot_add_assign(&mut found_sum, &pairs);
+                        assert_eq!(found, expected, "{count} pairs of length {len}, {bits} bits");
+                        assert_eq!(found_sum, expected_sum, "{count} pairs of length {len}, {bits} bits");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn base_conversion() {
+    let mut rng = rng(25);
+    for (count, bits) in [(1, 50), (2, 20), (3, 45), (14, 50), (15, 50), (16, 50), (40, 50)] {
+        let from = moduli(6, bits, count);
+        let mut to: Vec<Modulus> = BITS.iter().map(|&bits| moduli(8, bits, 1)[0]).collect();
+        to.push(from[0]);
+        let converter = BaseConverter::new(&from, &to).unwrap();
+        for len in [1, 8, 13, 64, 1000, 1024] {
+            for largest in [false, true] {
+                let columns: Vec<Vec<u64>> = from
+                    .iter()
+                    .map(|p| if largest { vec![p.value() - 1; len] } else { residues(len, p, &mut rng) })
+                    .collect();
+                let src: Vec<&[u64]> = columns.iter().map(Vec::as_slice).collect();
+                let run = |kernel| {
+                    let mut out = vec![vec![u64::MAX; len]; to.len()];
+                    converter.convert(&src, &mut out.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>(), kernel);
+                    out
+                };
+                let expected = run(Kernel::Portable);
+                for (out, p) in expected.iter().zip(&to) {
+                    assert_canonical(out, p);
+                }
+                for kernel in Kernel::all_available() {
+                    assert!(run(kernel) == expected, "{count} primes of {bits} bits, length {len}, kernel {kernel}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn division_by_dropped_primes_and_whole_polynomials() {
+    let mut rng = rng(26);
+    for log_n in [3, 6, 7, 8, 10, 13] {
+        let mut primes: Vec<u64> = Vec::new();
+        for bits in [50, 40, 36, 46, 50, 48] {
+            primes.extend(primes::find(log_n, bits, 1, &primes).unwrap());
+        }
+        let rings: Vec<Ring> =
+            Kernel::all_available().into_iter().map(|kernel| Ring::new(log_n, &primes, kernel).unwrap()).collect();
+        let portable = Ring::new(log_n, &primes, Kernel::Portable).unwrap();
+        let mut random = || {
+            let mut poly = RnsPoly::zero(portable.n(), primes.len());
+            for (i, limb) in poly.limbs_iter_mut().enumerate() {
+                limb.copy_from_slice(&residues(limb.len(), portable.modulus(i), &mut rng));
+            }
+            poly
+        };
+        let (x, y) = (random(), random());
+        let run = |ring: &Ring| {
+            let mut product = x.clone();
+            ring.mul_assign(&mut product, &y);
+            ring.mul_add_assign(&mut product, &x, &x);
+            ring.mul_scalars_assign(&mut product, &[3, 5, 7, 11, 13, 17]);
+            ring.inverse(&mut product);
+            let divided = ModDown::new(ring, &[4, 5, 1], &[0, 3, 2]).unwrap().apply(&product);
+            let rescaled = ModDown::new(ring, &[5], &[0, 1, 2, 3, 4]).unwrap().apply(&product);
+            (product, divided, rescaled)
+        };
+        let expected = run(&portable);
+        for ring in &rings {
+            assert!(run(ring) == expected, "N = 2^{log_n}, kernel {}", ring.kernel());
+        }
+    }
+}
+
+#[test]
+fn kernels_are_chosen_by_name() {
+    for kernel in Kernel::all_available() {
+        assert_eq!(kernel.to_string().parse(), Ok(kernel));
+    }
+    assert_eq!(Kernel::all_available().last(), Some(&Kernel::Portable));
+    assert!("avx2".parse::<Kernel>().is_err());
+}

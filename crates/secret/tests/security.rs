@@ -1,0 +1,91 @@
+//! The security table is enforced for ciphertexts and keys, however they come about.
+#![allow(clippy::unwrap_used)] // helpers of tests fail the test
+
+mod common;
+
+use common::{Setup, distinct_primes};
+use subrosa_fhe::security::max_log_qp;
+use subrosa_fhe::{FheError, Galois, Kernel, KeyId, KeyShape, KeySwitchKey, ParameterSpec, Parameters, SecurityLevel};
+use subrosa_secret::SecretKey;
+
+/// Sizes of primes that sum up to `bits`, each at least `bits / count` rounded down.
+fn sizes(bits: u32, count: u32) -> Vec<u32> {
+    (0..count).map(|i| bits / count + u32::from(i < bits % count)).collect()
+}
+
+fn parameters(log_n: u32, security: SecurityLevel, q: &[u32], p: &[u32]) -> Result<Parameters, FheError> {
+    let q = distinct_primes(log_n, q, &[]);
+    let p = distinct_primes(log_n, p, &q);
+    Parameters::new(ParameterSpec::new(log_n, q, p, security), Kernel::active().unwrap())
+}
+
+#[test]
+fn one_bit_above_the_table_is_refused_for_ciphertexts_and_keys() {
+    for log_n in 11..=14 {
+        for security in SecurityLevel::ALL {
+            let bound = max_log_qp(log_n, security).unwrap() as u32;
+            let count = bound.div_ceil(40).max(1);
+            // the largest primes below 2^b: their product is just below the sum of the sizes
+            let fits = parameters(log_n, security, &sizes(bound, count), &[]).unwrap();
+            assert!(bound as f64 - fits.log_q(fits.levels()) < 0.1);
+            let above = parameters(log_n, security, &sizes(bound + 1, count), &[]);
+            assert!(matches!(above, Err(FheError::Insecure { .. })), "2^{log_n} {security}");
+        }
+    }
+    let shape = KeyShape { level: 3, specials: 1, digit: 1 };
+    let id = KeyId::new(Galois::rotation(1), 1);
+    // 13: 214 bits
+    let fits = parameters(13, SecurityLevel::Bits128, &[42, 43, 43, 43], &[43]).unwrap();
+    let highest = KeyShape { level: 4, ..shape };
+    assert!(fits.check_key(highest).is_ok());
+    let key = SecretKey::generate(&fits).unwrap().switch_key(id, highest).unwrap();
+    let above = parameters(13, SecurityLevel::Bits128, &[43, 43, 43, 43], &[43]).unwrap();
+    let secret = SecretKey::generate(&above).unwrap();
+    assert!(matches!(secret.switch_key(id, highest), Err(FheError::Insecure { .. })));
+    assert!(secret.switch_key(id, shape).is_ok());
+    // neither from bytes
+    let bytes = key.to_bytes(&fits).unwrap();
+    assert!(matches!(KeySwitchKey::from_bytes(&above, &bytes), Err(FheError::Insecure { .. })));
+}
+
+#[test]
+fn insecure_parameters_cannot_leave_or_enter_the_process() {
+    let insecure = ParameterSpec::insecure_for_tests(4, distinct_primes(4, &[40], &[]), vec![]);
+    assert!(serde_json::to_string(&insecure).is_err());
+    let q = distinct_primes(11, &[50], &[]);
+    let json = |security: &str, log_n: u32| {
+        format!(r#"{{"log_n":{log_n},"ciphertext_primes":{q:?},"special_primes":[]{security}}}"#)
+    };
+    for refused in ["", r#","security":null"#, r#","security":0"#, r#","security":127"#, r#","security":"none""#] {
+        assert!(serde_json::from_str::<ParameterSpec>(&json(refused, 11)).is_err(), "{refused}");
+    }
+    let kernel = Kernel::active().unwrap();
+    let secure: ParameterSpec = serde_json::from_str(&json(r#","security":128"#, 11)).unwrap();
+    assert_eq!(serde_json::from_str::<ParameterSpec>(&serde_json::to_string(&secure).unwrap()).unwrap(), secure);
+    assert!(Parameters::new(secure, kernel).is_ok());
+    let weak: ParameterSpec = serde_json::from_str(&json(r#","security":192"#, 11)).unwrap();
+    assert!(matches!(Parameters::new(weak, kernel), Err(FheError::Insecure { .. })));
+    let small: ParameterSpec = serde_json::from_str(&json(r#","security":128"#, 10)).unwrap();
+    assert!(Parameters::new(small, kernel).is_err());
+    let large = ParameterSpec::insecure_for_tests(12, distinct_primes(12, &[40], &[]), vec![]);
+    assert!(Parameters::new(large, kernel).is_err());
+}
+
+#[test]
+fn specifications_that_make_no_ring_are_refused() {
+    let kernel = Kernel::active().unwrap();
+    let q = distinct_primes(5, &[40, 41], &[]);
+    let refused =
+        |q: Vec<u64>, p: Vec<u64>| Parameters::new(ParameterSpec::insecure_for_tests(5, q, p), kernel).is_err();
+    assert!(refused(vec![], q.clone()));
+    assert!(refused(vec![q[0], q[0]], vec![]));
+    assert!(refused(q.clone(), vec![q[1]]));
+    assert!(refused(vec![q[0] + 2], vec![]));
+    assert!(refused(vec![(1 << 40) + 1], vec![]));
+    let s = Setup::insecure(5, &[40, 41, 42], &[40, 43]);
+    let check = |level, specials, digit| s.parameters.check_key(KeyShape { level, specials, digit });
+    assert!(check(3, 2, 2).is_ok());
+    for (level, specials, digit) in [(0, 1, 1), (4, 1, 1), (3, 0, 1), (3, 3, 1), (3, 1, 0), (3, 1, 4), (3, 1, 2)] {
+        assert!(check(level, specials, digit).is_err(), "{level} {specials} {digit}");
+    }
+}

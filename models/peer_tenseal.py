@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+"""Times TenSEAL (PyPI `tenseal`, Apache-2.0, Microsoft SEAL inside) on this machine, as the peer `subrosa bench --peer tenseal` shows.
+
+    python3 -m venv venv && venv/bin/pip install tenseal==0.3.18
+    venv/bin/python models/peer_tenseal.py [--repetitions 30]
+
+CKKS at N = 2^14 with coefficient moduli of 60, 5 x 40 and 60 bits (the last is SEAL's key-switching prime), scale 2^40, one thread.
+Prints one JSON object: medians in milliseconds, the least times (nearer the truth on a busy machine), and the largest error of
+each result against plain arithmetic. It exits with 1 and {"error": ...} when TenSEAL is missing or a result is wrong.
+
+The operations are SEAL's own, through TenSEAL's binding `tenseal.sealapi`; `ckks_vector_*` are TenSEAL's own vector type, which is
+what its users write. The layer: 10 x 512 encrypted weights and 10 encrypted biases in one ciphertext each, a plain input of 512,
+row sums by 9 rotations; encrypted weights by a plain input, as our own layer does.
+"""
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+
+# One thread, also for what the libraries start by themselves; has to be set before they load.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+try:
+    import tenseal
+    import tenseal.sealapi as seal
+except ImportError as reason:
+    help_text = f"cannot load tenseal ({reason}); install it with: pip install tenseal==0.3.18"
+    print(json.dumps({"peer": "tenseal", "error": help_text}))
+    sys.exit(1)
+
+DEGREE = 1 << 14
+SLOTS = DEGREE // 2
+BITS = [60, 40, 40, 40, 40, 40, 60]
+SCALE = 2.0**40
+INPUTS, OUTPUTS = 512, 10
+WRONG = 1e-3  # an error above this is a defect of the measurement, not noise
+
+
+def times_ms(work, repetitions):
+    """(median, least) wall-clock milliseconds."""
+    for _ in range(2):
+        work()
+    times = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        work()
+        times.append((time.perf_counter() - start) * 1e3)
+    return round(statistics.median(times), 4), round(min(times), 4)
+
+
+class Scheme:
+    """SEAL's objects for one set of keys."""
+
+    def __init__(self):
+        parameters = seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)
+        parameters.set_poly_modulus_degree(DEGREE)
+        parameters.set_coeff_modulus(seal.CoeffModulus.Create(DEGREE, BITS))
+        self.context = seal.SEALContext(parameters, True, seal.SEC_LEVEL_TYPE.TC128)
+        keys = seal.KeyGenerator(self.context)
+        self.public, self.relin, self.galois = seal.PublicKey(), seal.RelinKeys(), seal.GaloisKeys()
+        keys.create_public_key(self.public)
+        keys.create_relin_keys(self.relin)
+        # Galois elements 3^step mod 2N, for rotations by 1, 2, 4 ... 256.
+        keys.create_galois_keys([pow(3, 1 << i, 2 * DEGREE) for i in range(INPUTS.bit_length() - 1)], self.galois)
+        self.encoder = seal.CKKSEncoder(self.context)
+        self.encryptor = seal.Encryptor(self.context, self.public)
+        self.decryptor = seal.Decryptor(self.context, keys.secret_key())
+        self.evaluator = seal.Evaluator(self.context)
+
+    def encode(self, values):
+        plain = seal.Plaintext()
+        self.encoder.encode(values, SCALE, plain)
+        return plain
+
+    def encrypt(self, plain):
+        cipher = seal.Ciphertext()
+        self.encryptor.encrypt(plain, cipher)
+        return cipher
+
+    def decrypt(self, cipher):
+        plain = seal.Plaintext()
+        self.decryptor.decrypt(cipher, plain)
+        return self.encoder.decode_double(plain)
+
+    def multiply(self, a, b):
+        out = seal.Ciphertext()
+        self.evaluator.multiply(a, b, out)
+        self.evaluator.relinearize_inplace(out, self.relin)
+        self.evaluator.rescale_to_next_inplace(out)
+        return out
+
+    def multiply_plain(self, a, plain):
+        out = seal.Ciphertext()
+        self.evaluator.multiply_plain(a, plain, out)
+        self.evaluator.rescale_to_next_inplace(out)
+        return out
+
+    def rotate(self, a, step):
+        out = seal.Ciphertext()
+        self.evaluator.rotate_vector(a, step, self.galois, out)
+        return out
+
+    def layer(self, weights, bias, x):
+        """Row sums of weights * x, plus bias; row r's result is in slot 512 r."""
+        total = self.multiply_plain(weights, self.encode(x * OUTPUTS))
+        step = INPUTS // 2
+        while step:
+            self.evaluator.add_inplace(total, self.rotate(total, step))
+            step //= 2
+        lowered = seal.Ciphertext()
+        self.evaluator.mod_switch_to_next(bias, lowered)
+        # The scales differ by the rescaling prime's distance from 2^40, far below the noise allowed for.
+        lowered.scale = total.scale
+        self.evaluator.add_inplace(total, lowered)
+        return total
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--repetitions", type=int, default=30)
+    repetitions = max(1, arguments.parse_args().repetitions)
+
+    draw = random.Random(1)
+    a = [draw.uniform(-1, 1) for _ in range(SLOTS)]
+    b = [draw.uniform(-1, 1) for _ in range(SLOTS)]
+    x = [draw.uniform(-1, 1) for _ in range(INPUTS)]
+    weights = [draw.uniform(-1, 1) / INPUTS**0.5 for _ in range(OUTPUTS * INPUTS)]
+    bias = [draw.uniform(-1, 1) for _ in range(OUTPUTS)]
+
+    start = time.perf_counter()
+    s = Scheme()
+    keygen = (time.perf_counter() - start) * 1e3
+    plain_b = s.encode(b)
+    ct_a, ct_b = s.encrypt(s.encode(a)), s.encrypt(plain_b)
+    spread_bias = [0.0] * SLOTS
+    spread_bias[: OUTPUTS * INPUTS : INPUTS] = bias
+    ct_weights, ct_bias = s.encrypt(s.encode(weights)), s.encrypt(s.encode(spread_bias))
+
+    high = tenseal.context(tenseal.SCHEME_TYPE.CKKS, DEGREE, coeff_mod_bit_sizes=BITS, n_threads=1)
+    high.global_scale = SCALE
+    high_a, high_b = tenseal.ckks_vector(high, a), tenseal.ckks_vector(high, b)
+
+    product = s.decrypt(s.multiply(ct_a, ct_b))
+    rotated = s.decrypt(s.rotate(ct_a, 1))
+    result = s.decrypt(s.layer(ct_weights, ct_bias, x))[: OUTPUTS * INPUTS : INPUTS]
+    expected = [sum(w * v for w, v in zip(weights[r * INPUTS : (r + 1) * INPUTS], x)) + bias[r] for r in range(OUTPUTS)]
+    distance = lambda got, want: max(abs(g - w) for g, w in zip(got, want))
+    errors = {
+        "encrypt": distance(s.decrypt(ct_a), a),
+        "ct_ct": distance(product, [p * q for p, q in zip(a, b)]),
+        "rotate": distance(rotated, a[1:] + a[:1]),
+        "layer_512_10": distance(result, expected),
+    }
+    if max(errors.values()) > WRONG:
+        print(json.dumps({"peer": "tenseal", "error": "a result is wrong", "largest_error": errors}))
+        sys.exit(1)
+
+    times = {
+        "encode": times_ms(lambda: s.encode(a), repetitions),
+        "encrypt_public_key": times_ms(lambda: s.encrypt(plain_b), repetitions),
+        "encode_encrypt": times_ms(lambda: s.encrypt(s.encode(a)), repetitions),
+        "decrypt_decode": times_ms(lambda: s.decrypt(ct_a), repetitions),
+        "ct_pt_rescale": times_ms(lambda: s.multiply_plain(ct_a, plain_b), repetitions),
+        "ct_ct_relin_rescale": times_ms(lambda: s.multiply(ct_a, ct_b), repetitions),
+        "rotate": times_ms(lambda: s.rotate(ct_a, 1), repetitions),
+        "layer_512_10_encrypted_weights_plain_input": times_ms(lambda: s.layer(ct_weights, ct_bias, x), repetitions),
+        "ckks_vector_encode_encrypt": times_ms(lambda: tenseal.ckks_vector(high, a), repetitions),
+        "ckks_vector_ct_ct_relin_rescale": times_ms(lambda: high_a * high_b, repetitions),
+    }
+    print(
+        json.dumps(
+            {
+                "peer": "tenseal",
+                "version": tenseal.__version__,
+                "python": platform.python_version(),
+                "threads": 1,
+                "poly_modulus_degree": DEGREE,
+                "coeff_modulus_bits": BITS,
+                "scale_bits": 40,
+                "repetitions": repetitions,
+                "keygen_ms": round(keygen, 1),
+                "median_ms": {name: pair[0] for name, pair in times.items()},
+                "least_ms": {name: pair[1] for name, pair in times.items()},
+                "largest_error": errors,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
