@@ -124,17 +124,17 @@ fn format_of(path: &str, head: &[u8]) -> Option<Format> {
         ("bin", _) => Some(Format::Cifar),
         ("csv", _) => Some(Format::Csv),
         ("ndjson" | "jsonl", _) => Some(Format::Ndjson),
-        (_, [0, 0, 0x08..=0x0e, 1..=8]) => Some(Format::Idx),
+        (_, [0, 0, 0x08..=0x0e, 1..=8, ..]) => Some(Format::Idx),
         _ => None,
     }
 }
 
-/// Opens a file and looks at its first four bytes without consuming them.
+/// Opens a file and looks at its first six bytes without consuming them.
 fn open(path: &str) -> Result<(Vec<u8>, impl Read), InputError> {
     let mut file = File::open(path).map_err(|e| InputError::io(path, e))?;
     let mut head = Vec::with_capacity(6);
     (&mut file).take(6).read_to_end(&mut head).map_err(|e| InputError::io(path, e))?;
-    let magic = head.get(..6).unwrap_or(&head).to_vec();
+    let magic = head.clone();
     let reader = BufReader::new(std::io::Cursor::new(head).chain(file));
     Ok((magic, reader))
 }

@@ -87,6 +87,11 @@ impl Graph {
         let model = ModelProto::parse_buf(onnx)
             .map_err(|error| NetworkError::Malformed(format!("{error}; export it again")))?;
         let proto = model.graph.ok_or_else(|| NetworkError::Malformed("it holds no network graph".into()))?;
+        if model.opset_import.is_empty() {
+            return Err(NetworkError::Malformed(
+                "it names no operator set, so its end is missing; export it again".into(),
+            ));
+        }
         let mut constants = decode_constants(&proto)?;
         let (input, output) = ends(&proto, &constants)?;
         let nodes = sorted_nodes(&proto, &input, &constants)?;

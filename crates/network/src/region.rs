@@ -149,11 +149,33 @@ impl Graph {
                 }
                 let ops: Vec<&str> = members.iter().filter_map(|&i| self.node(i)).map(|n| n.op.as_str()).collect();
                 let kind = ActivationKind::of_ops(&ops);
-                let region = Region { exit: node.output().to_owned(), expression: None, nodes: members };
+                let mut exit = node.output();
+                if kind == ActivationKind::Gelu
+                    && let Some((half, output)) = self.trailing_half(exit, &members)
+                {
+                    members.push(half);
+                    exit = output;
+                }
+                let region = Region { exit: exit.to_owned(), expression: None, nodes: members };
                 return Some((region, kind));
             }
         }
         None
+    }
+
+    /// GELU's factor 1/2 where it is multiplied in last, after the two branches have met.
+    fn trailing_half(&self, exit: &str, members: &[usize]) -> Option<(usize, &str)> {
+        let halves = |node: &Node| {
+            let factor = if node.op == "Div" { 2.0 } else { 0.5 };
+            matches!(node.op.as_str(), "Mul" | "Div")
+                && node.inputs.iter().any(|name| self.constant(name).is_some_and(|c| c.values.as_slice() == [factor]))
+        };
+        if members.iter().filter_map(|&i| self.node(i)).any(halves) {
+            return None;
+        }
+        let user = self.single_use(exit)?;
+        let node = self.node(user).filter(|node| halves(node))?;
+        Some((user, node.output()))
     }
 
     /// What a node computes from `tensor` alone: `x -> a x + b` with `a`, `b` for all units or each.

@@ -260,7 +260,7 @@ impl Walk<'_> {
     /// Takes up the polynomial region from here, if there is one.
     fn polynomial(&mut self) -> Result<bool, Obstacle> {
         let Some(region) = self.graph.polynomial_region(&self.at) else {
-            return Ok(false);
+            return Ok(self.affine_node());
         };
         let Some(expression) = region.expression.filter(|_| !region.nodes.is_empty()) else {
             return Ok(false);
@@ -282,6 +282,23 @@ impl Walk<'_> {
         self.segment.nodes.extend(&region.nodes);
         self.at = region.exit;
         Ok(true)
+    }
+
+    /// Takes up one affine node, where what follows it branches.
+    fn affine_node(&mut self) -> bool {
+        let Some(user) = self.graph.single_use(&self.at) else {
+            return false;
+        };
+        let Some(node) = self.graph.node(user) else {
+            return false;
+        };
+        let Some(step) = self.graph.affine_step(node, &self.at) else {
+            return false;
+        };
+        self.affine(&Affine::of(&step));
+        self.segment.nodes.push(user);
+        self.at = node.output().to_owned();
+        true
     }
 
     fn activation(&mut self, step: Step) -> Result<(), Obstacle> {

@@ -80,7 +80,7 @@ pub(crate) fn on_synthetic(network: &Network, split: &Split, preprocess: Option<
     let shape = network.input_shape();
     let len: usize = shape.iter().product();
     let (low, high) = match preprocess {
-        Some(p) => p.pixel_range(),
+        Some(p) => pixel_range(p),
         None => (-1.0, 1.0),
     };
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
@@ -106,6 +106,17 @@ pub(crate) fn on_synthetic(network: &Network, split: &Split, preprocess: Option<
     }
     let measured = measure(split, SYNTHETIC_INPUTS, &inputs)?;
     Ok(Calibration { synthetic: true, ..measured.calibration.with_margin(SYNTHETIC_MARGIN) })
+}
+
+/// Smallest and largest input value that pixels of 0 to 255 give.
+fn pixel_range(p: &Preprocess) -> (f32, f32) {
+    let scale = p.scale.unwrap_or(1.0);
+    let channels = p.mean.len().max(p.std.len()).max(1);
+    let pick = |v: &[f32], c: usize, default| v.get(c).or(v.first()).copied().unwrap_or(default);
+    let values = (0..channels).flat_map(|c| {
+        [0.0, 255.0].map(|pixel| (pixel * scale - pick(&p.mean, c, 0.0)) / pick(&p.std, c, 1.0))
+    });
+    values.fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
 }
 
 impl Calibration {

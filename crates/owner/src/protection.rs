@@ -9,7 +9,7 @@ use std::time::Instant;
 use subrosa_fhe::security::SecurityLevel;
 use subrosa_fhe::{Encoder, Kernel, Parameters};
 use subrosa_input::{Dataset, Preprocess};
-use subrosa_network::{Activation, Network, Scope, Split, Substitutions};
+use subrosa_network::{Activation, Network, Replaced, Scope, Split, Substitutions};
 use subrosa_plan::{Forecast, Plan, PlanRequest, plan};
 use subrosa_program::bundle::{Manifest, ProtectedWriter};
 use subrosa_registry::{NewModel, Vault};
@@ -186,7 +186,7 @@ impl Owner {
             protect_seconds: start.elapsed().as_secs_f64(),
             forecast: plan.forecast,
             calibration: prepared.calibration,
-            replaced: prepared.split.replaced.iter().map(ToString::to_string).collect(),
+            replaced: prepared.split.replaced.iter().map(replacement).collect(),
             settings: Settings {
                 scope: request.scope.clone(),
                 substitutions: request.substitutions.clone(),
@@ -223,6 +223,11 @@ pub(crate) fn key_name(id: &str) -> String {
     format!("model-{id}")
 }
 
+/// A replaced activation, for people.
+fn replacement(r: &Replaced) -> String {
+    format!("{} instead of {} behind layer '{}'", r.to, r.from, r.layer)
+}
+
 fn protected_layers(split: &Split) -> usize {
     let activations = split.chain.layers.iter().filter(|l| !matches!(l.activation, Activation::Identity)).count();
     split.chain.layers.len() + activations
@@ -238,7 +243,7 @@ pub(crate) fn prepare(request: &ProtectRequest) -> Result<Prepared, OwnerError> 
             calibration::on_data(&network, &split, data, request.preprocess.as_ref().unwrap_or(&none))?
         }
         None if !split.replaced.is_empty() && !request.force => {
-            let what = split.replaced.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let what = split.replaced.iter().map(replacement).collect::<Vec<_>>().join(", ");
             return Err(OwnerError::UnknownCost { what });
         }
         None => calibration::on_synthetic(&network, &split, request.preprocess.as_ref())?,

@@ -1,0 +1,1 @@
+//! The edge machine's command line as a library.

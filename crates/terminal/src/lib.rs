@@ -1,0 +1,1 @@
+//! What the two command lines share.
