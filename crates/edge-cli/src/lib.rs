@@ -1,1 +1,85 @@
-//! The edge machine's command line as a library.
+//! The edge machine's command line as a library: [`run`] is the whole of it, [`infer()`] the work behind `subrosa-edge infer`.
+//!
+//! It links only what an untrusted machine may have: no code that could decrypt, plan or import a network.
+
+mod failure;
+mod infer;
+mod info;
+
+pub use failure::failure;
+pub use infer::{InferReport, InferRequest, infer};
+
+use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use subrosa_edge_agent::Options;
+use subrosa_program::container::Signer;
+use subrosa_terminal::{Failure, Flags, Terminal};
+
+/// Runs encrypted networks blind: nothing on this machine can decrypt weights, encrypted inputs or results.
+#[derive(Parser)]
+#[command(name = "subrosa-edge", version, about, arg_required_else_help = true)]
+struct Arguments {
+    #[command(flatten)]
+    flags: Flags,
+    /// The owner's public signing key (from `subrosa identity`); bundles of anyone else are refused
+    #[arg(long, global = true, value_name = "FILE")]
+    trust: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Shows what a bundle asks of this machine, and checks its signature and integrity
+    Info {
+        /// The bundle, from `subrosa deploy`
+        bundle: PathBuf,
+    },
+    /// Runs the plain part and evaluates the protected part blind
+    Infer {
+        /// The bundle, from `subrosa deploy`
+        bundle: PathBuf,
+        /// Samples: .npy, IDX (.gz), CIFAR-10 .bin, .csv, .ndjson, a directory of images, or - for NDJSON on standard input
+        #[arg(long, value_name = "FILE")]
+        input: String,
+        /// Where to write the encrypted results, for the owner to decrypt
+        #[arg(long, value_name = "RESULTS")]
+        out: PathBuf,
+        /// Take only the first N samples
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
+}
+
+/// Runs the command line `arguments` (the program's name first); reports go to `out`.
+///
+/// # Errors
+/// The [`Failure`] to end with.
+pub fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write) -> Result<(), Failure> {
+    let Arguments { flags, trust, command } = subrosa_terminal::parse(arguments)?;
+    flags.start_threads()?;
+    let trust = trust.map(|path| Signer::read(&path)).transpose().map_err(|e| Failure::of(&e))?;
+    let mut terminal = Terminal::new(out, flags);
+    let options = Options { trust, threads: terminal.flags().threads(), kernel: None };
+    match command {
+        Command::Info { bundle } => {
+            let report = info::info(&bundle, options.trust.as_ref())?;
+            note_owner(&terminal, &report.owner, report.trusted);
+            terminal.report(&report)
+        }
+        Command::Infer { bundle, input, out, limit } => {
+            let request = InferRequest { bundle: &bundle, input: &input, out: &out, limit, options };
+            let report = infer(&request, &terminal.bars())?;
+            note_owner(&terminal, &report.owner, report.trusted);
+            terminal.report(&report)
+        }
+    }
+}
+
+fn note_owner(terminal: &Terminal, owner: &str, trusted: bool) {
+    if !trusted {
+        terminal.note(format!("signed by owner {owner}, not verified: give the owner's public key with --trust FILE"));
+    }
+}

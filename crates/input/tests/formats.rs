@@ -1,4 +1,5 @@
 //! Every format reads what it should, and every bad file says what to do.
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers outside #[test] functions fail tests too
 
 use std::fs;
 use std::io::Write;

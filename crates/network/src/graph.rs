@@ -1,6 +1,6 @@
 //! An ONNX graph, validated: nodes in topological order, constants decoded, shapes known.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use rten_onnx::onnx::{AttributeProto, DataType, GraphProto, ModelProto, NodeProto, TensorProto};
 use subrosa_plain::{PlainNetwork, check_structure};
@@ -356,7 +356,7 @@ fn sorted_nodes(
             }
         }
     }
-    let mut ready: std::collections::BTreeSet<usize> =
+    let mut ready: BTreeSet<usize> =
         missing.iter().enumerate().filter_map(|(index, &count)| (count == 0).then_some(index)).collect();
     let total = waiting.len();
     let mut slots: Vec<Option<Node>> = waiting.into_iter().map(Some).collect();

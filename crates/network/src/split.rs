@@ -1,6 +1,6 @@
 //! Cutting a network into a plain front part and a protected chain of dense layers.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -337,7 +337,7 @@ fn cut(onnx: &[u8], graph: &Graph, first: &Fc) -> Result<Vec<u8>, NetworkError> 
     let mut needed: HashSet<String> = HashSet::from([first.input.clone()]);
     let mut waiting = vec![first.input.clone()];
     let mut kept = HashSet::new();
-    let writer: std::collections::HashMap<&str, usize> = proto
+    let writer: HashMap<&str, usize> = proto
         .node
         .iter()
         .enumerate()

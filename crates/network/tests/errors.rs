@@ -1,4 +1,5 @@
 //! Bad files and impossible wishes end in an error that says what to do, never in a panic.
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers outside #[test] functions fail tests too
 mod common;
 
 use common::{Builder, tensor, value};

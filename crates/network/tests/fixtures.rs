@@ -1,4 +1,5 @@
 //! Networks really exported by Keras and PyTorch: front and chain together are the network.
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers outside #[test] functions fail tests too
 
 use std::path::{Path, PathBuf};
 

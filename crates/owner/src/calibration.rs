@@ -17,6 +17,8 @@ const SYNTHETIC_INPUTS: usize = 64;
 const RELATIVE_ERROR: f64 = 1e-3;
 /// The same where only synthetic inputs were at hand, whose outputs may be larger than real ones.
 const SYNTHETIC_RELATIVE_ERROR: f64 = 2e-4;
+/// Feature vectors that are kept to bound the values behind them.
+const KEPT_FEATURES: usize = 256;
 /// Samples that the plain part takes at once.
 const BATCH: usize = 64;
 
@@ -30,6 +32,9 @@ pub struct Calibration {
     /// Range of the features that the plan covers, margin included.
     #[serde(skip, default = "empty_range")]
     pub input: InputRange,
+    /// Some of the feature vectors, for the ranges of the values behind them; none if they are synthetic.
+    #[serde(skip)]
+    pub features: Vec<Vec<f64>>,
     /// Largest absolute output of the approximated network that was seen.
     pub largest_output: f64,
     /// Share of samples for which the approximated network has the original's top class; `None` with synthetic inputs.
@@ -105,7 +110,7 @@ pub(crate) fn on_synthetic(network: &Network, split: &Split, preprocess: Option<
         }
     }
     let measured = measure(split, SYNTHETIC_INPUTS, &inputs)?;
-    Ok(Calibration { synthetic: true, ..measured.calibration.with_margin(SYNTHETIC_MARGIN) })
+    Ok(Calibration { synthetic: true, features: Vec::new(), ..measured.calibration.with_margin(SYNTHETIC_MARGIN) })
 }
 
 /// Smallest and largest input value that pixels of 0 to 255 give.
@@ -138,6 +143,7 @@ fn measure(split: &Split, count: usize, inputs: &[f32]) -> Result<Measured, Owne
     let mut input = empty_range();
     let mut largest_output = 0.0f64;
     let mut labels = Vec::with_capacity(count);
+    let mut kept = Vec::new();
     for_batches(count, inputs, |count, batch| {
         let features = match &front {
             Some(front) => front.run(count, batch)?,
@@ -150,6 +156,9 @@ fn measure(split: &Split, count: usize, inputs: &[f32]) -> Result<Measured, Owne
             let out = outputs(&split.chain, &x);
             largest_output = out.iter().fold(largest_output, |m, v| m.max(v.abs()));
             labels.push(argmax(out.into_iter()));
+            if kept.len() < KEPT_FEATURES {
+                kept.push(x);
+            }
         }
         Ok(())
     })?;
@@ -161,8 +170,15 @@ fn measure(split: &Split, count: usize, inputs: &[f32]) -> Result<Measured, Owne
             "every feature is zero on the calibration data: give data the network answers to (--calibrate FILE)".into(),
         ));
     }
-    let calibration =
-        Calibration { samples: count, synthetic: false, input, largest_output, agreement_original: None, accuracy: None };
+    let calibration = Calibration {
+        samples: count,
+        synthetic: false,
+        input,
+        features: kept,
+        largest_output,
+        agreement_original: None,
+        accuracy: None,
+    };
     Ok(Measured { calibration, labels })
 }
 

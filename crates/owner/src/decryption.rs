@@ -65,6 +65,9 @@ pub struct Prediction {
     pub index: usize,
     /// Top class.
     pub label: usize,
+    /// Present and true if an output lies outside the range the network was protected for: the answer may be wrong.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub out_of_range: bool,
     /// Best classes and their probabilities (softmax of the outputs), best first, if revealed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top: Option<Vec<(usize, f64)>>,
@@ -125,7 +128,9 @@ impl Owner {
         let inferences = opened.read(decryptor.secret.parameters(), &stored.program.output)?;
         let mut predictions = Vec::with_capacity(inferences.len());
         for (index, inference) in inferences.iter().enumerate() {
-            predictions.push(revealed(index, decryptor.outputs(inference)?, reveal));
+            let linear = decryptor.linear_outputs(inference)?;
+            let out_of_range = linear.iter().any(|v| v.abs() > stored.program.output.max_abs);
+            predictions.push(revealed(index, decryptor.activated(linear), out_of_range, reveal));
         }
         Ok(Decrypted {
             id: opened.manifest.model.clone(),
@@ -187,24 +192,23 @@ impl Decryptor {
         self.output.positions.iter().map(|p| at(p).ok_or_else(missing)).collect()
     }
 
-    /// The network's outputs.
-    pub fn outputs(&self, ciphertexts: &[Ciphertext]) -> Result<Vec<f64>, OwnerError> {
-        let linear = self.linear_outputs(ciphertexts)?;
-        Ok(match &self.activation {
+    /// The network's outputs: the activation after the last layer, if there is one.
+    pub fn activated(&self, linear: Vec<f64>) -> Vec<f64> {
+        match &self.activation {
             Some(p) => linear.into_iter().map(|z| p.eval(z)).collect(),
             None => linear,
-        })
+        }
     }
 }
 
-fn revealed(index: usize, scores: Vec<f64>, reveal: Reveal) -> Prediction {
+fn revealed(index: usize, scores: Vec<f64>, out_of_range: bool, reveal: Reveal) -> Prediction {
     let label = argmax(scores.iter().copied());
     let top = match reveal {
         Reveal::Label => None,
         Reveal::Top(k) => Some(best(&scores, k)),
         Reveal::Scores => Some(best(&scores, scores.len())),
     };
-    Prediction { index, label, top, scores: (reveal == Reveal::Scores).then_some(scores) }
+    Prediction { index, label, out_of_range, top, scores: (reveal == Reveal::Scores).then_some(scores) }
 }
 
 /// The best `k` classes with the softmax of their outputs.

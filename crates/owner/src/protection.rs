@@ -256,6 +256,7 @@ fn make_plan(request: &ProtectRequest, prepared: &Prepared) -> Result<Plan, Owne
     Ok(plan(&PlanRequest {
         chain: &chain,
         input: prepared.calibration.input,
+        samples: &prepared.calibration.features,
         encrypted_input: request.encrypted_input,
         security: request.security,
         max_error: prepared.calibration.wanted_error(),

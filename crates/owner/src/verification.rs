@@ -111,7 +111,7 @@ impl Owner {
                 largest_output = largest_output.max(r.abs());
             }
             approximated_labels.push(argmax(split.chain.eval(&x).into_iter()));
-            encrypted_labels.push(argmax(decryptor.outputs(&result)?.into_iter()));
+            encrypted_labels.push(argmax(decryptor.activated(decrypted).into_iter()));
             progress.advance(1);
         }
         progress.end();

@@ -6,6 +6,7 @@
 
 mod structure;
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -179,7 +180,7 @@ impl PlainNetwork {
             model.run(vec![(input, ValueOrView::from(zeros.view()))], &ids, Some(options))
         })
         .map_err(PlainError::Run)?;
-        let probes: std::collections::HashMap<NodeId, Value> = ids.into_iter().zip(values).collect();
+        let probes: HashMap<NodeId, Value> = ids.into_iter().zip(values).collect();
         Ok(names
             .iter()
             .map(|name| {

@@ -1,4 +1,5 @@
 //! Networks run in batches and one by one, and bad ones are refused with a cure.
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers outside #[test] functions fail tests too
 
 use std::cell::RefCell;
 

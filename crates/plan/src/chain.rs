@@ -34,7 +34,7 @@ pub(crate) struct Stage {
     pub post: Post,
 }
 
-/// Safe bounds of the values behind a stage, before and after what follows it.
+/// Bounds of the values around a linear map.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Ranges {
     /// Largest absolute input value.
@@ -126,12 +126,37 @@ fn trimmed(coefficients: &[f64]) -> &[f64] {
     coefficients.get(..len).unwrap_or(coefficients)
 }
 
-/// Safe bounds through the stages by Cauchy-Schwarz and the spectral norm, from the range of the features.
-pub(crate) fn ranges(stages: &[Stage], input: InputRange) -> Vec<Ranges> {
+/// What calibration data showed may be exceeded by this factor behind the first layer.
+const OBSERVED_MARGIN: f64 = 8.0;
+
+/// Largest absolute value and largest norm of each linear map's result over samples of the features.
+fn observed(stages: &[Stage], samples: &[Vec<f64>]) -> Vec<(f64, f64)> {
+    let mut out = vec![(0.0f64, 0.0f64); stages.len()];
+    for sample in samples {
+        let mut x = sample.clone();
+        for (stage, (largest, largest_norm)) in stages.iter().zip(&mut out) {
+            let rows = stage.weights.chunks(stage.cols).zip(&stage.bias);
+            let y: Vec<f64> = rows.map(|(row, b)| dot(row, &x) + b).collect();
+            *largest = y.iter().fold(*largest, |m, v| m.max(v.abs()));
+            *largest_norm = largest_norm.max(norm(&y));
+            x = match &stage.post {
+                Post::Identity => y,
+                Post::Square => y.iter().map(|v| v * v).collect(),
+                Post::Polynomial(c) => y.iter().map(|v| c.iter().rev().fold(0.0, |acc, k| acc * v + k)).collect(),
+            };
+        }
+    }
+    out
+}
+
+/// Bounds through the stages from the range of the features: safe ones by Cauchy-Schwarz and the spectral norm, or, where
+/// they are smaller, eight times what the samples of calibration data show.
+pub(crate) fn ranges(stages: &[Stage], input: InputRange, samples: &[Vec<f64>]) -> Vec<Ranges> {
+    let observed = observed(stages, samples);
     let (mut input_max, mut input_norm) = (input.max_abs, input.max_norm);
     let mut input_l1 = input_norm * stages.first().map_or(0.0, |s| (s.cols as f64).sqrt());
     let mut out = Vec::with_capacity(stages.len());
-    for stage in stages {
+    for (stage, seen) in stages.iter().zip(observed) {
         let rows = stage.weights.chunks(stage.cols).zip(&stage.bias);
         let linear_max = rows
             .map(|(row, b)| {
@@ -142,6 +167,8 @@ pub(crate) fn ranges(stages: &[Stage], input: InputRange) -> Vec<Ranges> {
             .fold(0.0, f64::max);
         let linear_norm = (stage.spectral_norm() * input_norm + norm(&stage.bias))
             .min(linear_max * (stage.rows as f64).sqrt());
+        let limit = |safe: f64, seen: f64| if seen > 0.0 { safe.min(OBSERVED_MARGIN * seen) } else { safe };
+        let (linear_max, linear_norm) = (limit(linear_max, seen.0), limit(linear_norm, seen.1));
         out.push(Ranges { input_max, input_norm, input_l1, linear_max, linear_norm });
         (input_max, input_norm) = match &stage.post {
             Post::Identity => (linear_max, linear_norm),

@@ -18,6 +18,8 @@ pub struct PlanRequest<'a> {
     pub chain: &'a Chain,
     /// Range of the features.
     pub input: InputRange,
+    /// Feature vectors of calibration data; may be empty.
+    pub samples: &'a [Vec<f64>],
     /// Whether the edge encrypts the features.
     pub encrypted_input: bool,
     /// Level of security.
@@ -47,7 +49,7 @@ pub struct Plan {
     pub program: Program,
     /// What is predicted.
     pub forecast: Forecast,
-    /// Safe bounds of the values, layer by layer.
+    /// Bounds of the values, layer by layer.
     pub ranges: Vec<Ranges>,
     /// Largest log2(QP) in use.
     pub log_qp: f64,
@@ -102,7 +104,7 @@ pub fn plan(request: &PlanRequest) -> Result<Plan, PlanError> {
     if stages.iter().any(|s| s.weights.iter().chain(&s.bias).any(|w| !w.is_finite())) {
         return Err(PlanError::NotFinite("a weight"));
     }
-    let bounds = ranges(&stages, request.input);
+    let bounds = ranges(&stages, request.input, request.samples);
     if !(request.max_error.is_finite() && request.max_error > 0.0 && bounds.iter().all(|r| r.linear_max.is_finite())) {
         return Err(PlanError::NotFinite("the range of a value"));
     }
