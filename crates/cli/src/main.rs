@@ -1,2 +1,51 @@
-//! The command line of the owner.
-fn main() {}
+//! The owner's command line: one module for each of its stories, the work itself is in the libraries.
+
+mod agents;
+mod arguments;
+mod bench;
+mod demo;
+mod failure;
+mod home;
+mod inspect;
+mod keys;
+mod plan;
+mod protect;
+mod registry;
+mod samples;
+
+use arguments::{Arguments, Command};
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+use subrosa_terminal::{Failure, Terminal};
+
+fn main() -> ExitCode {
+    subrosa_terminal::main(|out| run(std::env::args_os(), out))
+}
+
+fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write) -> Result<(), Failure> {
+    let Arguments { mut flags, home, command } = subrosa_terminal::parse(arguments)?;
+    if let Command::Bench { .. } = command {
+        // Figures are for one core unless more are asked for.
+        flags.threads = flags.threads.or(Some(1));
+    }
+    flags.start_threads()?;
+    let mut terminal = Terminal::new(out, flags);
+    let terminal = &mut terminal;
+    match command {
+        Command::Inspect { model } => inspect::inspect(terminal, &model),
+        Command::Protect(wanted) => protect::protect(terminal, &home, &wanted),
+        Command::Models => registry::models(terminal, &home),
+        Command::Show { id } => registry::show(terminal, &home, &id),
+        Command::Remove { id } => registry::remove(terminal, &home, &id),
+        Command::Deploy { id, out } => agents::deploy(terminal, &home, &id, &out),
+        Command::Decrypt { results, reveal, out } => agents::decrypt(terminal, &home, &results, reveal, out.as_deref()),
+        Command::Verify { id, input, labels, limit } => {
+            agents::verify(terminal, &home, &id, &input, labels.as_deref(), limit)
+        }
+        Command::Demo { model, images } => demo::demo(terminal, model, images),
+        Command::Keys { command } => keys::keys(terminal, &home, &command),
+        Command::Identity { out } => keys::identity(terminal, &home, out.as_deref()),
+        Command::Bench { what: arguments::Bench::Classifier(wanted) } => bench::classifier(terminal, &wanted),
+    }
+}

@@ -16,7 +16,9 @@ pub enum EdgeError {
     #[error(transparent)]
     Trust(#[from] SignerError),
     /// A bundle of another owner than the trusted one.
-    #[error("{file}: signed by {found}, not by the trusted owner {trusted}: get the bundle from its owner, or the owner's public key")]
+    #[error(
+        "{file}: signed by {found}, not by the trusted owner {trusted}: get the bundle from its owner, or the owner's public key"
+    )]
     ForeignOwner {
         /// The bundle.
         file: String,
@@ -65,7 +67,9 @@ pub enum EdgeError {
         expected: usize,
     },
     /// A program that cannot be executed.
-    #[error("the bundle's program cannot be executed ({0}): it was written by faulty software; ask its owner for a new one")]
+    #[error(
+        "the bundle's program cannot be executed ({0}): it was written by faulty software; ask its owner for a new one"
+    )]
     Program(String),
     /// From the engine.
     #[error(transparent)]

@@ -95,7 +95,10 @@ impl Machine<'_> {
             Step::AddConstant { reg, group, index } => {
                 let mut value = self.take(*reg)?;
                 let constant = self.ciphertexts(*group)?.get(*index);
-                evaluator.add_assign(&mut value, constant.ok_or_else(|| EdgeError::Program("a constant is missing".into()))?)?;
+                evaluator.add_assign(
+                    &mut value,
+                    constant.ok_or_else(|| EdgeError::Program("a constant is missing".into()))?,
+                )?;
                 self.set(*reg, value)
             }
             Step::Fold { reg, stages } => {
@@ -106,7 +109,11 @@ impl Machine<'_> {
                 self.set(*reg, value)
             }
             Step::Multiply { a, b, dst } => {
-                let out = if a == b { evaluator.square(self.get(*a)?)? } else { evaluator.mul(self.get(*a)?, self.get(*b)?)? };
+                let out = if a == b {
+                    evaluator.square(self.get(*a)?)?
+                } else {
+                    evaluator.mul(self.get(*a)?, self.get(*b)?)?
+                };
                 self.set(*dst, out)
             }
             Step::Relinearize { reg, rescale } => {
@@ -145,7 +152,13 @@ impl Machine<'_> {
     }
 
     /// Baby steps by hoisted rotations of the inputs, giant steps by one sum of rotated partial products.
-    fn diagonals(&self, layout: &Diagonals, inputs: &[usize], weights: usize, rescale: bool) -> Result<Ciphertext, EdgeError> {
+    fn diagonals(
+        &self,
+        layout: &Diagonals,
+        inputs: &[usize],
+        weights: usize,
+        rescale: bool,
+    ) -> Result<Ciphertext, EdgeError> {
         let (evaluator, keys) = (self.processor.evaluator(), self.processor.keys());
         let mut rotated = Vec::new();
         for (tile, &register) in layout.tiles.iter().zip(inputs) {

@@ -192,7 +192,8 @@ impl Processor {
         let x: Vec<f64> = features.iter().map(|&x| f64::from(x)).collect();
         let largest = x.iter().fold(0.0f64, |m, v| m.max(v.abs()));
         let norm = x.iter().map(|v| v * v).sum::<f64>().sqrt();
-        for (what, value, limit) in [("largest value", largest, spec.max_abs), ("Euclidean norm", norm, spec.max_norm)] {
+        for (what, value, limit) in [("largest value", largest, spec.max_abs), ("Euclidean norm", norm, spec.max_norm)]
+        {
             if value > limit {
                 return Err(EdgeError::OutOfRange { what, value, limit });
             }

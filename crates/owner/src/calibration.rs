@@ -56,7 +56,12 @@ impl Calibration {
 }
 
 /// Measures on calibration data.
-pub(crate) fn on_data(network: &Network, split: &Split, data: &Dataset, preprocess: &Preprocess) -> Result<Calibration, OwnerError> {
+pub(crate) fn on_data(
+    network: &Network,
+    split: &Split,
+    data: &Dataset,
+    preprocess: &Preprocess,
+) -> Result<Calibration, OwnerError> {
     let inputs = preprocess.apply(data, network.input_shape())?;
     if data.count == 0 {
         return Err(OwnerError::Usage("the calibration data has no samples".into()));
@@ -81,7 +86,11 @@ pub(crate) fn on_data(network: &Network, split: &Split, data: &Dataset, preproce
 
 /// Measures on synthetic inputs: uniform noise and smooth gradients over the declared range of pixels, or normal values where no
 /// preprocessing is declared.
-pub(crate) fn on_synthetic(network: &Network, split: &Split, preprocess: Option<&Preprocess>) -> Result<Calibration, OwnerError> {
+pub(crate) fn on_synthetic(
+    network: &Network,
+    split: &Split,
+    preprocess: Option<&Preprocess>,
+) -> Result<Calibration, OwnerError> {
     let shape = network.input_shape();
     let len: usize = shape.iter().product();
     let (low, high) = match preprocess {
@@ -103,7 +112,13 @@ pub(crate) fn on_synthetic(network: &Network, split: &Split, preprocess: Option<
             let unit = match sample % 4 {
                 0 => uniform(),
                 1 => (i as f32 / len as f32 + offset).fract(),
-                2 => if uniform() < contrast { 1.0 } else { 0.0 },
+                2 => {
+                    if uniform() < contrast {
+                        1.0
+                    } else {
+                        0.0
+                    }
+                }
                 _ => 0.5 + (uniform() - 0.5) * contrast,
             };
             inputs.push(low + (high - low) * unit);
@@ -118,9 +133,8 @@ fn pixel_range(p: &Preprocess) -> (f32, f32) {
     let scale = p.scale.unwrap_or(1.0);
     let channels = p.mean.len().max(p.std.len()).max(1);
     let pick = |v: &[f32], c: usize, default| v.get(c).or(v.first()).copied().unwrap_or(default);
-    let values = (0..channels).flat_map(|c| {
-        [0.0, 255.0].map(|pixel| (pixel * scale - pick(&p.mean, c, 0.0)) / pick(&p.std, c, 1.0))
-    });
+    let values = (0..channels)
+        .flat_map(|c| [0.0, 255.0].map(|pixel| (pixel * scale - pick(&p.mean, c, 0.0)) / pick(&p.std, c, 1.0)));
     values.fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
 }
 

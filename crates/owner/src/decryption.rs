@@ -1,9 +1,9 @@
 //! The Decryption Agent: finds the secret key by the network's id in the results, and reveals what the policy permits.
 
+use crate::Owner;
 use crate::calibration::argmax;
 use crate::error::OwnerError;
 use crate::protection::{NETWORK_FILE, PROTECTED_FILE, ProtectReport, Settings, key_name};
-use crate::Owner;
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::path::Path;
@@ -183,7 +183,8 @@ impl Owner {
 impl Decryptor {
     /// The linear outputs of the last layer.
     pub fn linear_outputs(&self, ciphertexts: &[Ciphertext]) -> Result<Vec<f64>, OwnerError> {
-        let decrypted: Result<Vec<Vec<f64>>, _> = ciphertexts.iter().map(|c| self.secret.decrypt_coefficients(c)).collect();
+        let decrypted: Result<Vec<Vec<f64>>, _> =
+            ciphertexts.iter().map(|c| self.secret.decrypt_coefficients(c)).collect();
         let decrypted = decrypted?;
         let at = |&(register, coefficient): &(usize, usize)| {
             decrypted.get(register).and_then(|c| c.get(coefficient)).map(|v| v * self.output.factor)

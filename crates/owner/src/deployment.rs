@@ -1,7 +1,7 @@
 //! The Deployment Agent: hands out signed bundles.
 
-use crate::error::OwnerError;
 use crate::Owner;
+use crate::error::OwnerError;
 use serde::Serialize;
 use std::path::Path;
 use std::time::Instant;

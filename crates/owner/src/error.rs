@@ -50,7 +50,9 @@ pub enum OwnerError {
         what: String,
     },
     /// Results of a network that this registry does not hold.
-    #[error("{file}: these results are of the network '{name}' (id {id}), which is not in this registry: decrypt them where it was protected, or restore its key and registry")]
+    #[error(
+        "{file}: these results are of the network '{name}' (id {id}), which is not in this registry: decrypt them where it was protected, or restore its key and registry"
+    )]
     ForeignResults {
         /// The results file.
         file: String,
@@ -60,7 +62,9 @@ pub enum OwnerError {
         id: String,
     },
     /// A stored secret key that does not fit its network.
-    #[error("the secret key of network {id} cannot be used ({reason}): restore the vault from a backup (`subrosa keys restore`)")]
+    #[error(
+        "the secret key of network {id} cannot be used ({reason}): restore the vault from a backup (`subrosa keys restore`)"
+    )]
     SecretKey {
         /// The network's id.
         id: String,

@@ -17,7 +17,11 @@ pub(crate) struct Keys {
 /// Generates all keys of a program, evaluation keys on all cores. `done` is told of every finished one.
 pub(crate) fn generate(parameters: &Parameters, program: &Program, done: &(dyn Fn() + Sync)) -> Result<Keys, FheError> {
     let secret = SecretKey::generate(parameters)?;
-    let public = if program.input.encrypted { secret.public_key(program.input.level)?.to_bytes(parameters)? } else { Vec::new() };
+    let public = if program.input.encrypted {
+        secret.public_key(program.input.level)?.to_bytes(parameters)?
+    } else {
+        Vec::new()
+    };
     let evaluation: Result<_, FheError> = program
         .keys
         .par_iter()

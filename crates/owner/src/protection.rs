@@ -118,7 +118,12 @@ impl Owner {
 
     /// Generates keys, encrypts every weight and bias of the protected part and registers the result. The vault receives
     /// the network's secret key before the registry names the network; a crash leaves the old or the new state.
-    pub fn protect(&self, request: &ProtectRequest, vault: &Vault, progress: &dyn Progress) -> Result<ProtectReport, OwnerError> {
+    pub fn protect(
+        &self,
+        request: &ProtectRequest,
+        vault: &Vault,
+        progress: &dyn Progress,
+    ) -> Result<ProtectReport, OwnerError> {
         let start = Instant::now();
         subrosa_registry::validate_name(request.name)?;
         let prepared = prepare(request)?;

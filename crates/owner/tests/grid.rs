@@ -9,7 +9,9 @@ use subrosa_network::Scope;
 #[test]
 fn every_scope_activation_input_and_security_decrypts_correctly() {
     let home = Home::new();
-    for (network, activation) in [("torch-mlp-noact", "none"), ("torch-small-cnn", "square"), ("keras-small-cnn", "x2+2x")] {
+    for (network, activation) in
+        [("torch-mlp-noact", "none"), ("torch-small-cnn", "square"), ("keras-small-cnn", "x2+2x")]
+    {
         for scope in [Scope::Last, Scope::Classifier] {
             for encrypted_input in [false, true] {
                 for security in SecurityLevel::ALL {
@@ -29,7 +31,10 @@ fn every_scope_activation_input_and_security_decrypts_correctly() {
                     assert_eq!(found.agreement, 1.0, "{what}");
                     assert!(found.max_abs_error <= report.forecast.max_abs_error, "{what}: {found:?}");
                     assert!(found.max_abs_error <= 1e-3 * found.largest_output, "{what}: {found:?}");
-                    assert!(report.forecast.table_slack_bits >= 0.0 && report.forecast.remaining_budget_bits > 0.0, "{what}");
+                    assert!(
+                        report.forecast.table_slack_bits >= 0.0 && report.forecast.remaining_budget_bits > 0.0,
+                        "{what}"
+                    );
                 }
             }
         }

@@ -11,7 +11,8 @@ fn the_demo_network_agrees_with_itself_under_encryption() {
     let home = Home::new();
     let f = digits(50);
     for encrypted_input in [false, true] {
-        let (report, found) = home.protect_and_verify(&f, &Scope::Classifier, "", encrypted_input, SecurityLevel::Bits128);
+        let (report, found) =
+            home.protect_and_verify(&f, &Scope::Classifier, "", encrypted_input, SecurityLevel::Bits128);
         println!("{}\n{}", serde_json::to_string(&report).unwrap(), serde_json::to_string(&found).unwrap());
         assert_eq!(found.agreement, 1.0);
         assert!(found.max_abs_error <= report.forecast.max_abs_error, "{found:?}");

@@ -129,34 +129,39 @@ fn trimmed(coefficients: &[f64]) -> &[f64] {
 /// What calibration data showed may be exceeded by this factor behind the first layer.
 const OBSERVED_MARGIN: f64 = 8.0;
 
-/// Largest absolute value and largest norm of each linear map's result over samples of the features.
-fn observed(stages: &[Stage], samples: &[Vec<f64>]) -> Vec<(f64, f64)> {
-    let mut out = vec![(0.0f64, 0.0f64); stages.len()];
-    for sample in samples {
-        let mut x = sample.clone();
-        for (stage, (largest, largest_norm)) in stages.iter().zip(&mut out) {
-            let rows = stage.weights.chunks(stage.cols).zip(&stage.bias);
-            let y: Vec<f64> = rows.map(|(row, b)| dot(row, &x) + b).collect();
-            *largest = y.iter().fold(*largest, |m, v| m.max(v.abs()));
-            *largest_norm = largest_norm.max(norm(&y));
-            x = match &stage.post {
-                Post::Identity => y,
-                Post::Square => y.iter().map(|v| v * v).collect(),
-                Post::Polynomial(c) => y.iter().map(|v| c.iter().rev().fold(0.0, |acc, k| acc * v + k)).collect(),
-            };
-        }
+/// What one stage computes for one sample.
+pub(crate) struct Trace {
+    pub input: Vec<f64>,
+    pub linear: Vec<f64>,
+}
+
+/// Evaluates the stages on samples of the features: for each stage, its values sample by sample.
+pub(crate) fn traces(stages: &[Stage], samples: &[Vec<f64>]) -> Vec<Vec<Trace>> {
+    let mut inputs = samples.to_vec();
+    let mut out = Vec::with_capacity(stages.len());
+    for stage in stages {
+        let linear = |x: &Vec<f64>| -> Vec<f64> {
+            stage.weights.chunks(stage.cols).zip(&stage.bias).map(|(row, b)| dot(row, x) + b).collect()
+        };
+        let traced: Vec<Trace> = inputs.into_iter().map(|x| Trace { linear: linear(&x), input: x }).collect();
+        let post = |y: &f64| match &stage.post {
+            Post::Identity => *y,
+            Post::Square => y * y,
+            Post::Polynomial(c) => c.iter().rev().fold(0.0, |acc, k| acc * y + k),
+        };
+        inputs = traced.iter().map(|t| t.linear.iter().map(post).collect()).collect();
+        out.push(traced);
     }
     out
 }
 
 /// Bounds through the stages from the range of the features: safe ones by Cauchy-Schwarz and the spectral norm, or, where
 /// they are smaller, eight times what the samples of calibration data show.
-pub(crate) fn ranges(stages: &[Stage], input: InputRange, samples: &[Vec<f64>]) -> Vec<Ranges> {
-    let observed = observed(stages, samples);
+pub(crate) fn ranges(stages: &[Stage], input: InputRange, traces: &[Vec<Trace>]) -> Vec<Ranges> {
     let (mut input_max, mut input_norm) = (input.max_abs, input.max_norm);
     let mut input_l1 = input_norm * stages.first().map_or(0.0, |s| (s.cols as f64).sqrt());
     let mut out = Vec::with_capacity(stages.len());
-    for (stage, seen) in stages.iter().zip(observed) {
+    for (stage, traced) in stages.iter().zip(traces) {
         let rows = stage.weights.chunks(stage.cols).zip(&stage.bias);
         let linear_max = rows
             .map(|(row, b)| {
@@ -165,10 +170,12 @@ pub(crate) fn ranges(stages: &[Stage], input: InputRange, samples: &[Vec<f64>]) 
                 (norm(row) * input_norm).min(row_l1 * input_max).min(row_max * input_l1) + b.abs()
             })
             .fold(0.0, f64::max);
-        let linear_norm = (stage.spectral_norm() * input_norm + norm(&stage.bias))
-            .min(linear_max * (stage.rows as f64).sqrt());
+        let linear_norm =
+            (stage.spectral_norm() * input_norm + norm(&stage.bias)).min(linear_max * (stage.rows as f64).sqrt());
         let limit = |safe: f64, seen: f64| if seen > 0.0 { safe.min(OBSERVED_MARGIN * seen) } else { safe };
-        let (linear_max, linear_norm) = (limit(linear_max, seen.0), limit(linear_norm, seen.1));
+        let largest = traced.iter().flat_map(|t| &t.linear).fold(0.0f64, |m, v| m.max(v.abs()));
+        let largest_norm = traced.iter().map(|t| norm(&t.linear)).fold(0.0, f64::max);
+        let (linear_max, linear_norm) = (limit(linear_max, largest), limit(linear_norm, largest_norm));
         out.push(Ranges { input_max, input_norm, input_l1, linear_max, linear_norm });
         (input_max, input_norm) = match &stage.post {
             Post::Identity => (linear_max, linear_norm),

@@ -5,6 +5,7 @@
 //! ([`subrosa_program::Program`]) and which plaintext each encrypted constant holds ([`Plan::constant`]).
 
 mod chain;
+mod errors;
 mod forecast;
 mod primes;
 mod search;

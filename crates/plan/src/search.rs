@@ -1,6 +1,6 @@
 //! The public face of the planner: the request, the plan, and the search for the smallest parameters that do.
 
-use crate::chain::{InputRange, Ranges, Stage, ranges, stages};
+use crate::chain::{InputRange, Ranges, Stage, ranges, stages, traces};
 use crate::{single, slots};
 use serde::{Deserialize, Serialize};
 use subrosa_fhe::security::SecurityLevel;
@@ -33,7 +33,8 @@ pub struct PlanRequest<'a> {
 /// What is predicted of the encrypted evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Forecast {
-    /// Bound of the absolute error on any output; exceeded with probability at most 2^-40 for inputs in the range.
+    /// Bound of the absolute error on any output, exceeded with probability at most 2^-40: for every input in the range, or, if
+    /// that is smaller, for inputs whose values are at most twice those of the calibration data.
     pub max_abs_error: f64,
     /// log2 of the result modulus over the declared range of the outputs at their scale.
     pub remaining_budget_bits: f64,
@@ -104,7 +105,8 @@ pub fn plan(request: &PlanRequest) -> Result<Plan, PlanError> {
     if stages.iter().any(|s| s.weights.iter().chain(&s.bias).any(|w| !w.is_finite())) {
         return Err(PlanError::NotFinite("a weight"));
     }
-    let bounds = ranges(&stages, request.input, request.samples);
+    let traces = traces(&stages, request.samples);
+    let bounds = ranges(&stages, request.input, &traces);
     if !(request.max_error.is_finite() && request.max_error > 0.0 && bounds.iter().all(|r| r.linear_max.is_finite())) {
         return Err(PlanError::NotFinite("the range of a value"));
     }
@@ -112,12 +114,10 @@ pub fn plan(request: &PlanRequest) -> Result<Plan, PlanError> {
         for precision in (16..=46).step_by(1) {
             let draft = match stages.as_slice() {
                 [only] => single::draft(only, &bounds, log_n, precision, request),
-                _ => slots::draft(&stages, &bounds, log_n, precision, request),
+                _ => slots::draft(&stages, &bounds, &traces, log_n, precision, request),
             };
             // A larger precision needs a larger modulus: once one does not fit, none after it does.
-            let Some(draft) = draft else {
-                if precision > 30 { break } else { continue }
-            };
+            let Some(draft) = draft else { if precision > 30 { break } else { continue } };
             if draft.max_abs_error <= request.max_error {
                 return draft.finish(stages, bounds, request.kernel);
             }

@@ -9,7 +9,13 @@ use subrosa_program::layout::CoefficientDot;
 use subrosa_program::{ConstantGroup, InputLayout, InputSpec, OutputSpec, Program, Step};
 
 /// A candidate in the ring 2^log_n with about `precision` bits behind the point; `None` if it does not fit.
-pub(crate) fn draft(stage: &Stage, ranges: &[Ranges], log_n: u32, precision: u32, request: &PlanRequest) -> Option<Draft> {
+pub(crate) fn draft(
+    stage: &Stage,
+    ranges: &[Ranges],
+    log_n: u32,
+    precision: u32,
+    request: &PlanRequest,
+) -> Option<Draft> {
     let range = ranges.first()?;
     let layout = CoefficientDot { n: 1 << log_n, rows: stage.rows, cols: stage.cols };
     let encrypted = request.encrypted_input;
@@ -69,7 +75,7 @@ pub(crate) fn draft(stage: &Stage, ranges: &[Ranges], log_n: u32, precision: u32
             max_abs: range.linear_max,
         },
     };
-    let kinds = vec![ConstantKind::Dot { stage: 0, layout: layout.clone() }, ConstantKind::DotBias { stage: 0, layout }];
+    let kinds =
+        vec![ConstantKind::Dot { stage: 0, layout: layout.clone() }, ConstantKind::DotBias { stage: 0, layout }];
     Some(Draft { program, kinds, max_abs_error })
 }
-

@@ -5,7 +5,8 @@
 //! layer follows; the last squaring is not relinearised before the last product. What remains at the bottom holds the last product,
 //! is relinearised once and brought down to one prime, so that a result is small.
 
-use crate::chain::{Post, Ranges, Stage};
+use crate::chain::{Post, Ranges, Stage, Trace};
+use crate::errors::Errors;
 use crate::forecast::{Deviations, quadrature};
 use crate::primes::{MAX_PRIME_BITS, PrimeChain, min_prime_bits, split_bits};
 use crate::search::{ConstantKind, Draft, PlanRequest};
@@ -25,8 +26,7 @@ struct Carried {
     level: usize,
     degree: usize,
     scale: f64,
-    /// Deviation of the error in a slot (complex modulus), in the units of the value.
-    error: f64,
+    error: Errors,
 }
 
 struct Draftsman<'a> {
@@ -35,6 +35,7 @@ struct Draftsman<'a> {
     primes: PrimeChain,
     stages: &'a [Stage],
     ranges: &'a [Ranges],
+    traces: &'a [Vec<Trace>],
     steps: Vec<Step>,
     constants: Vec<ConstantGroup>,
     kinds: Vec<ConstantKind>,
@@ -48,6 +49,7 @@ struct Draftsman<'a> {
 pub(crate) fn draft(
     stages: &[Stage],
     ranges: &[Ranges],
+    traces: &[Vec<Trace>],
     log_n: u32,
     precision: u32,
     request: &PlanRequest,
@@ -75,7 +77,8 @@ pub(crate) fn draft(
     let scale_for = |noise: f64, error: f64| (noise / error).max(2.0).log2().round().exp2();
     let weight_scale = scale_for(weight_noise, reference);
     let input_scale = scale_for(input_noise, reference / 2.0);
-    let first_drop = ((weight_scale * input_scale / message_scale).log2().round() as i64).max(min_prime_bits(log_n).into()) as u32;
+    let first_drop =
+        ((weight_scale * input_scale / message_scale).log2().round() as i64).max(min_prime_bits(log_n).into()) as u32;
     if first_drop > MAX_PRIME_BITS {
         return None;
     }
@@ -113,6 +116,7 @@ pub(crate) fn draft(
         primes,
         stages,
         ranges,
+        traces,
         steps: Vec::new(),
         constants: Vec::new(),
         kinds: Vec::new(),
@@ -130,8 +134,8 @@ pub(crate) fn draft(
         v = d.hidden(i + 1, layout, v)?;
     }
     v = d.activation(stages.len() - 2, v, true)?;
-    let (output, std) = d.last(&rows, last_scale, v)?;
-    let max_abs_error = d.dev.tail(std, last.rows);
+    let (output, error) = d.last(&rows, last_scale, v)?;
+    let max_abs_error = error.forecast(&d.dev, last.rows);
     let input = InputSpec {
         features: first.cols,
         encrypted: request.encrypted_input,
@@ -217,9 +221,15 @@ impl Draftsman<'_> {
         let weights = self.group("weights of layer 1", layout.products(), level, weight_scale, kind);
         self.steps.push(Step::DiagonalsPlain { weights, dst });
         self.steps.push(Step::Rescale { reg: dst });
-        let error = self.product_error(0, weight_scale, self.dev.slots(self.dev.encoding()) / input_scale);
+        let error =
+            self.product_error(0, weight_scale, &self.fresh_errors(self.dev.slots(self.dev.encoding()) / input_scale))?;
         let rounding = self.dev.slots(self.dev.rescale()) / self.message_scale;
-        self.linear(0, layout, Carried { reg: dst, level: level - 1, degree: 1, scale: self.message_scale, error }, rounding)
+        self.linear(
+            0,
+            layout,
+            Carried { reg: dst, level: level - 1, degree: 1, scale: self.message_scale, error },
+            rounding,
+        )
     }
 
     /// The first layer with an encrypted input.
@@ -228,14 +238,15 @@ impl Draftsman<'_> {
         let fresh = self.dev.slots(self.dev.fresh_public());
         let rotated = if babies > 1 { self.switch(1, level)? } else { 0.0 };
         let inputs = (0..layout.tiles.len()).collect();
-        self.diagonals(0, layout, inputs, level, input_scale, quadrature(&[fresh, rotated]) / input_scale)
+        let error = self.fresh_errors(quadrature(&[fresh, rotated]) / input_scale);
+        self.diagonals(0, layout, inputs, level, input_scale, &error)
     }
 
     /// A further layer, whose input is the carried vector.
     fn hidden(&mut self, stage: usize, layout: &Diagonals, v: Carried) -> Option<Carried> {
         let babies = layout.tiles.iter().map(|t| t.babies).max()?;
         let rotated = if babies > 1 { self.switch(1, v.level)? / v.scale } else { 0.0 };
-        self.diagonals(stage, layout, vec![v.reg], v.level, v.scale, quadrature(&[v.error, rotated]))
+        self.diagonals(stage, layout, vec![v.reg], v.level, v.scale, &v.error.plus(rotated))
     }
 
     /// Encrypted matrix times encrypted vector, rescaled, folded, with its bias.
@@ -246,7 +257,7 @@ impl Draftsman<'_> {
         inputs: Vec<Register>,
         level: usize,
         input_scale: f64,
-        input_error: f64,
+        input_error: &Errors,
     ) -> Option<Carried> {
         let weight_scale = self.message_scale * self.primes.top(level) / input_scale;
         let kind = ConstantKind::Diagonals { stage, layout: layout.clone() };
@@ -263,22 +274,19 @@ impl Draftsman<'_> {
         let shape = self.primes.shape(level)?;
         let switched = self.dev.key_switch_rescale(&self.parameters, shape, level, 2 * layout.giants);
         let rounding = self.dev.slots(switched) / self.message_scale;
-        let error = self.product_error(stage, weight_scale, input_error);
+        let error = self.product_error(stage, weight_scale, input_error)?;
         let v = Carried { reg: dst, level: level - 1, degree: 1, scale: self.message_scale, error };
         self.linear(stage, layout, v, rounding)
     }
 
-    /// Error of sum_j w_ij x_j from the weights' noise and an error in every x_j. A slot's product with complex packing is
-    /// counted twice by the conjugation, with half the variance in its real part each.
-    fn product_error(&self, stage: usize, weight_scale: f64, input_error: f64) -> f64 {
-        let (Some(s), Some(r)) = (self.stages.get(stage), self.ranges.get(stage)) else { return f64::INFINITY };
+    /// The same error in every feature.
+    fn fresh_errors(&self, deviation: f64) -> Errors {
+        Errors::uniform(deviation, self.traces.first().map_or(&[], Vec::as_slice))
+    }
+
+    fn product_error(&self, stage: usize, weight_scale: f64, input: &Errors) -> Option<Errors> {
         let weight_error = self.dev.slots(self.dev.fresh()) / weight_scale;
-        let root_2 = std::f64::consts::SQRT_2;
-        quadrature(&[
-            root_2 * weight_error * r.input_norm,
-            root_2 * input_error * s.max_row_norm(),
-            root_2 * weight_error * input_error * (s.cols as f64).sqrt(),
-        ])
+        Some(input.product(self.stages.get(stage)?, self.ranges.get(stage)?, self.traces.get(stage)?, weight_error))
     }
 
     /// The fold and the bias behind a product; `rounding` is what every part brings before the fold.
@@ -294,7 +302,7 @@ impl Draftsman<'_> {
             self.steps.push(Step::Fold { reg: v.reg, stages });
         }
         let bias = self.dev.slots(self.dev.fresh()) / v.scale;
-        v.error = quadrature(&[v.error, parts.sqrt(), bias]);
+        v.error = v.error.plus(quadrature(&[parts.sqrt(), bias]));
         let kind = ConstantKind::SlotBias { stage, layout: layout.clone() };
         let group = self.group(&format!("biases of layer {}", stage + 1), 1, v.level, v.scale, kind);
         self.steps.push(Step::AddConstant { reg: v.reg, group, index: 0 });
@@ -309,11 +317,11 @@ impl Draftsman<'_> {
             Post::Square => {
                 let dst = self.register();
                 self.steps.push(Step::Multiply { a: v.reg, b: v.reg, dst });
-                let error = 2.0 * bound * v.error + v.error * v.error;
+                let error = v.error.squared(bound, self.traces.get(stage)?);
                 let square = Carried { reg: dst, level: v.level, degree: 2, scale: v.scale * v.scale, error };
                 if before_last { Some(square) } else { self.relinearize(square) }
             }
-            Post::Polynomial(coefficients) => self.polynomial(&coefficients.clone(), bound, v),
+            Post::Polynomial(coefficients) => self.polynomial(coefficients, bound, v),
         }
     }
 
@@ -323,7 +331,7 @@ impl Draftsman<'_> {
         self.steps.push(Step::Relinearize { reg: v.reg, rescale: true });
         let scale = v.scale / self.primes.top(v.level);
         let switched = self.dev.key_switch_rescale(&self.parameters, self.primes.shape(v.level)?, v.level, 1);
-        let error = quadrature(&[v.error, self.dev.slots(switched) / scale]);
+        let error = v.error.plus(self.dev.slots(switched) / scale);
         Some(Carried { reg: v.reg, level: v.level.checked_sub(1).filter(|&l| l > 0)?, degree: 1, scale, error })
     }
 
@@ -338,7 +346,8 @@ impl Draftsman<'_> {
             let level = a.level.min(b.level);
             let (a_reg, b_reg, a_level, b_level) = (a.reg, b.reg, a.level, b.level);
             let scale = a.scale * b.scale;
-            let error = bound.powi(hi as i32) * b.error + bound.powi(lo as i32) * a.error + a.error * b.error;
+            let (ea, eb) = (a.error.bound, b.error.bound);
+            let error = Errors::bounded(bound.powi(hi as i32) * eb + bound.powi(lo as i32) * ea + ea * eb);
             let a_reg = self.at_level(a_reg, a_level, level);
             let b_reg = self.at_level(b_reg, b_level, level);
             let dst = self.register();
@@ -352,7 +361,7 @@ impl Draftsman<'_> {
         let mut error = 0.0;
         for (k, c) in coefficients.iter().enumerate().skip(1).filter(|(_, c)| **c != 0.0) {
             let p = powers.get(&k)?;
-            let (reg, p_level, p_scale, p_error) = (p.reg, p.level, p.scale, p.error);
+            let (reg, p_level, p_scale, p_error) = (p.reg, p.level, p.scale, p.error.bound);
             let src = self.at_level(reg, p_level, level);
             let dst = self.register();
             self.steps.push(Step::MultiplyScalar { src, value: *c, scale: target / p_scale, dst });
@@ -371,7 +380,7 @@ impl Draftsman<'_> {
         }
         let rounding = self.dev.slots(self.dev.rescale()) / self.message_scale;
         let level = level.checked_sub(1).filter(|&l| l > 0)?;
-        let error = quadrature(&[error, rounding, 1.0 / self.message_scale]);
+        let error = Errors::bounded(quadrature(&[error, rounding, 1.0 / self.message_scale]));
         Some(Carried { reg, level, degree: 1, scale: self.message_scale, error })
     }
 
@@ -385,10 +394,9 @@ impl Draftsman<'_> {
     }
 
     /// The last layer, in the coefficients; returns where the outputs are and the deviation of their errors.
-    fn last(&mut self, rows: &CoefficientRows, weight_scale: f64, v: Carried) -> Option<(OutputSpec, f64)> {
+    fn last(&mut self, rows: &CoefficientRows, weight_scale: f64, v: Carried) -> Option<(OutputSpec, Errors)> {
         let stage = self.stages.len() - 1;
-        let (s, r, before) = (self.stages.last()?, self.ranges.last()?, self.ranges.get(stage - 1)?);
-        let square = v.degree == 2;
+        let (s, r, traced) = (self.stages.last()?, self.ranges.last()?, self.traces.last()?);
         let count = rows.outputs();
         let kind = ConstantKind::Rows { stage, layout: rows.clone() };
         let weights = self.group(&format!("weights of layer {}", stage + 1), count, v.level, weight_scale, kind);
@@ -415,17 +423,11 @@ impl Draftsman<'_> {
             level -= 1;
             rounding = quadrature(&[rounding, self.dev.rescale() / scale * period]);
         }
-        // An error in a slot of a square is 2 y e with a fresh y in every row; the norm bound is far below the sum of maxima.
-        let carried = if square {
-            let linear_error = v.error / (2.0 * before.linear_max.max(f64::MIN_POSITIVE));
-            2.0 * linear_error * (s.max_weight() * before.linear_norm).min(s.max_row_norm() * before.linear_max)
-                + linear_error * linear_error * s.max_row_norm()
-        } else {
-            v.error * s.max_row_norm()
-        };
-        let rms = (r.input_norm / period.sqrt()).min(r.input_max);
-        let weight_error = self.dev.fresh() * rms * period / weight_scale;
-        let std = quadrature(&[carried, weight_error, rounding, self.dev.fresh() * period / (v.scale * weight_scale)]);
+        // Noise of the weights in a coefficient: that of all coefficients of the input, whose norm is the slots' root mean
+        // square.
+        let weight_error = self.dev.fresh() * period.sqrt() / weight_scale;
+        let fixed = quadrature(&[rounding, self.dev.fresh() * period / (v.scale * weight_scale)]);
+        let error = v.error.inner_product(s, r, traced, weight_error).plus(fixed);
         let output = OutputSpec {
             registers: (dst..dst + count).collect(),
             positions: (0..s.rows).map(|k| rows.position(k)).collect(),
@@ -435,7 +437,7 @@ impl Draftsman<'_> {
             scale,
             max_abs: r.linear_max,
         };
-        Some((output, std))
+        Some((output, error))
     }
 
     fn finish(

@@ -58,7 +58,9 @@ pub enum FileError {
     #[error(transparent)]
     Container(#[from] ContainerError),
     /// A section that does not hold what it should.
-    #[error("{file}: section '{section}' cannot be used ({reason}): it was written by another version or by faulty software; get a new file")]
+    #[error(
+        "{file}: section '{section}' cannot be used ({reason}): it was written by another version or by faulty software; get a new file"
+    )]
     Section {
         /// The file.
         file: String,
@@ -132,7 +134,11 @@ impl Bundle {
             }
             keys.insert(key);
         }
-        if rest.is_empty() { Ok(keys) } else { Err(self.unusable(KEYS)("there are keys that the program does not name")) }
+        if rest.is_empty() {
+            Ok(keys)
+        } else {
+            Err(self.unusable(KEYS)("there are keys that the program does not name"))
+        }
     }
 
     /// The packed ciphertexts of each group of constants, in order.
@@ -148,7 +154,12 @@ impl Bundle {
     }
 
     /// Reads one packed constant and checks that it has the level and scale of its group.
-    pub fn constant(&self, parameters: &Parameters, group: usize, packed: &[u8]) -> Result<SeededCiphertext, FileError> {
+    pub fn constant(
+        &self,
+        parameters: &Parameters,
+        group: usize,
+        packed: &[u8],
+    ) -> Result<SeededCiphertext, FileError> {
         let constant = SeededCiphertext::from_bytes(parameters, packed).map_err(self.unusable(WEIGHTS))?;
         let declared = self.program.constants.get(group);
         if declared.is_none_or(|g| g.level != constant.level() || g.scale != constant.scale) {
@@ -235,7 +246,11 @@ impl ProtectedWriter {
 }
 
 /// Reads a JSON section.
-pub(crate) fn json<T: for<'de> Deserialize<'de>>(c: &Container, file: &str, section: &'static str) -> Result<T, FileError> {
+pub(crate) fn json<T: for<'de> Deserialize<'de>>(
+    c: &Container,
+    file: &str,
+    section: &'static str,
+) -> Result<T, FileError> {
     serde_json::from_slice(c.section(section)?).map_err(|e| FileError::Section {
         file: file.into(),
         section,

@@ -72,7 +72,13 @@ impl Diagonals {
     ///
     /// `giants` is 1 for a plain input, whose rotations cost nothing. `max_tiles` bounds the number of input vectors where
     /// the shape permits. Errors: no rows or columns, more rows than slots.
-    pub fn packed(slots: usize, rows: usize, cols: usize, giants: usize, max_tiles: usize) -> Result<Self, LayoutError> {
+    pub fn packed(
+        slots: usize,
+        rows: usize,
+        cols: usize,
+        giants: usize,
+        max_tiles: usize,
+    ) -> Result<Self, LayoutError> {
         let row_period = padded_rows(slots, rows, cols)?;
         let groups = slots / row_period;
         let packed_cols = cols.div_ceil(2);
@@ -99,7 +105,13 @@ impl Diagonals {
 
     /// Lays out a `rows` x `cols` matrix for an input that is real and already periodic in the slots with `input_period`
     /// (a power of two, at least `cols`).
-    pub fn periodic(slots: usize, rows: usize, cols: usize, input_period: usize, giants: usize) -> Result<Self, LayoutError> {
+    pub fn periodic(
+        slots: usize,
+        rows: usize,
+        cols: usize,
+        input_period: usize,
+        giants: usize,
+    ) -> Result<Self, LayoutError> {
         let row_period = padded_rows(slots, rows, cols)?;
         let diagonals = row_period.min(input_period);
         let giants = giants.min(diagonals).max(1);
@@ -187,7 +199,13 @@ impl Diagonals {
 
     /// Slots of the weights that are multiplied with shift `baby` of tile `tile` before giant step `giant`.
     /// `weight(row, col)` is only asked inside `rows` x `cols`.
-    pub fn weight_slots(&self, giant: usize, tile: usize, baby: usize, weight: &dyn Fn(usize, usize) -> f64) -> Vec<Complex64> {
+    pub fn weight_slots(
+        &self,
+        giant: usize,
+        tile: usize,
+        baby: usize,
+        weight: &dyn Fn(usize, usize) -> f64,
+    ) -> Vec<Complex64> {
         let shift = giant * self.baby_stride;
         let at = |row: usize, col: usize| if row < self.rows && col < self.cols { weight(row, col) } else { 0.0 };
         (0..self.slots)
@@ -459,10 +477,8 @@ mod tests {
             let mut out = vec![vec![0.0; n]; l.outputs()];
             for (o, acc) in out.iter_mut().enumerate() {
                 for c in 0..l.chunks() {
-                    let p = negacyclic(
-                        &l.weight_coefficients(o, c, &|r, c| w[r * cols + c]),
-                        &l.input_coefficients(c, &x),
-                    );
+                    let p =
+                        negacyclic(&l.weight_coefficients(o, c, &|r, c| w[r * cols + c]), &l.input_coefficients(c, &x));
                     acc.iter_mut().zip(p).for_each(|(a, b)| *a += b);
                 }
             }

@@ -48,7 +48,8 @@ impl Program {
             None => Err(format!("a step names group {index} of {}", groups.len())),
         };
         for key in &self.keys {
-            let fits = (1..=levels).contains(&key.shape.level) && key.shape.specials <= self.parameters.special_primes.len();
+            let fits =
+                (1..=levels).contains(&key.shape.level) && key.shape.specials <= self.parameters.special_primes.len();
             if !fits || key.shape.digit == 0 {
                 return Err("a key has an impossible level, number of special primes or digit".into());
             }
@@ -68,7 +69,9 @@ impl Program {
                 }
                 Step::CoefficientDot { weights, .. } => match &input.layout {
                     InputLayout::CoefficientDot(d) => group(*weights, d.outputs() * d.chunks())?,
-                    InputLayout::Diagonals(_) => return Err("a coefficient product needs an input in coefficients".into()),
+                    InputLayout::Diagonals(_) => {
+                        return Err("a coefficient product needs an input in coefficients".into());
+                    }
                 },
                 Step::CoefficientRows { layout, weights, .. } => {
                     rows(layout, n)?;
@@ -78,11 +81,15 @@ impl Program {
                 Step::MultiplyScalar { value, scale, .. } if !value.is_finite() || !positive(*scale) => {
                     return Err("a public factor or its scale is impossible".into());
                 }
-                Step::AddScalar { value, .. } if !value.is_finite() => return Err("a public constant is impossible".into()),
+                Step::AddScalar { value, .. } if !value.is_finite() => {
+                    return Err("a public constant is impossible".into());
+                }
                 _ => {}
             }
         }
-        if self.registers() > MAX_REGISTERS || self.steps.iter().any(|s| s.sources().iter().any(|&r| r >= MAX_REGISTERS)) {
+        if self.registers() > MAX_REGISTERS
+            || self.steps.iter().any(|s| s.sources().iter().any(|&r| r >= MAX_REGISTERS))
+        {
             return Err(format!("it uses more than {MAX_REGISTERS} registers"));
         }
         let output = &self.output;
@@ -104,7 +111,9 @@ impl Step {
             Self::DiagonalsPlain { .. } | Self::CoefficientDot { .. } => Vec::new(),
             Self::DiagonalsCipher { inputs, .. } => inputs.clone(),
             Self::Multiply { a, b, .. } => vec![*a, *b],
-            Self::CoefficientRows { src, .. } | Self::MultiplyScalar { src, .. } | Self::DropLevel { src, .. } => vec![*src],
+            Self::CoefficientRows { src, .. } | Self::MultiplyScalar { src, .. } | Self::DropLevel { src, .. } => {
+                vec![*src]
+            }
             Self::Add { dst, src } => vec![*dst, *src],
             Self::AddConstant { reg, .. }
             | Self::Fold { reg, .. }

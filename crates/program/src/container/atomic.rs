@@ -36,9 +36,8 @@ impl AtomicFile {
     /// # Errors
     /// Refuses a target that is not a regular file (a rename would replace a device or a pipe), and whatever the system refuses.
     pub fn begin(target: &Path, access: Access) -> io::Result<Self> {
-        let name = target
-            .file_name()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?;
+        let name =
+            target.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?;
         if std::fs::metadata(target).is_ok_and(|found| !found.is_file()) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -52,10 +51,7 @@ impl AtomicFile {
         builder.prefix(&prefix).suffix(Self::TEMPORARY_SUFFIX);
         restrict(&mut builder, access);
         let temporary = builder.tempfile_in(parent(target))?;
-        Ok(Self {
-            temporary,
-            target: target.to_owned(),
-        })
+        Ok(Self { temporary, target: target.to_owned() })
     }
 
     /// Makes the content durable and renames it onto the target, replacing what was there.
@@ -64,9 +60,7 @@ impl AtomicFile {
     /// Whatever the system refuses; the target is then as it was.
     pub fn replace(self) -> io::Result<()> {
         self.temporary.as_file().sync_all()?;
-        self.temporary
-            .persist(&self.target)
-            .map_err(|failed| failed.error)?;
+        self.temporary.persist(&self.target).map_err(|failed| failed.error)?;
         sync_directory(parent(&self.target))
     }
 
@@ -76,9 +70,7 @@ impl AtomicFile {
     /// Whatever the system refuses; the target is then as it was.
     pub fn create_new(self) -> io::Result<()> {
         self.temporary.as_file().sync_all()?;
-        self.temporary
-            .persist_noclobber(&self.target)
-            .map_err(|failed| failed.error)?;
+        self.temporary.persist_noclobber(&self.target).map_err(|failed| failed.error)?;
         sync_directory(parent(&self.target))
     }
 
@@ -109,11 +101,7 @@ impl Seek for AtomicFile {
 /// # Errors
 /// Whatever the system refuses.
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(directory)?.sync_all()
-    } else {
-        Ok(())
-    }
+    if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
 }
 
 fn parent(path: &Path) -> &Path {

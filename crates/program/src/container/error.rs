@@ -36,9 +36,7 @@ pub enum ContainerError {
         file: String,
     },
     /// A container of another kind.
-    #[error(
-        "{file} is a Subrosa file of kind '{found}', but one of kind '{expected}' is needed here"
-    )]
+    #[error("{file} is a Subrosa file of kind '{found}', but one of kind '{expected}' is needed here")]
     WrongKind {
         /// The file as the caller named it.
         file: String,
@@ -71,9 +69,7 @@ pub enum ContainerError {
         expected: u64,
     },
     /// Bytes follow where the file should end.
-    #[error(
-        "{file} is longer than it should be: {length} bytes instead of {expected}; fetch the file again"
-    )]
+    #[error("{file} is longer than it should be: {length} bytes instead of {expected}; fetch the file again")]
     TrailingBytes {
         /// The file as the caller named it.
         file: String,
@@ -91,9 +87,7 @@ pub enum ContainerError {
         part: String,
     },
     /// A section's bytes do not match their hash.
-    #[error(
-        "{file}: section '{section}' is damaged (its SHA-256 does not match): fetch the file again"
-    )]
+    #[error("{file}: section '{section}' is damaged (its SHA-256 does not match): fetch the file again")]
     SectionDamaged {
         /// The file as the caller named it.
         file: String,
@@ -101,17 +95,13 @@ pub enum ContainerError {
         section: String,
     },
     /// The signature does not fit the key beside it.
-    #[error(
-        "{file}: its signature is not valid: the file was changed after signing; fetch it from its owner again"
-    )]
+    #[error("{file}: its signature is not valid: the file was changed after signing; fetch it from its owner again")]
     BadSignature {
         /// The file as the caller named it.
         file: String,
     },
     /// A section that this kind of file must have is absent.
-    #[error(
-        "{file} has no section '{section}': it was not written by a complete Subrosa program of this version"
-    )]
+    #[error("{file} has no section '{section}': it was not written by a complete Subrosa program of this version")]
     MissingSection {
         /// The file as the caller named it.
         file: String,
@@ -138,18 +128,11 @@ pub enum ContainerError {
 
 impl ContainerError {
     pub(super) fn io(file: &str, action: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io {
-            file: file.to_owned(),
-            action,
-            source,
-        }
+        move |source| Self::Io { file: file.to_owned(), action, source }
     }
 
     pub(super) fn damaged(file: &str, part: impl Into<String>) -> Self {
-        Self::Damaged {
-            file: file.to_owned(),
-            part: part.into(),
-        }
+        Self::Damaged { file: file.to_owned(), part: part.into() }
     }
 }
 

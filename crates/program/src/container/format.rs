@@ -48,47 +48,27 @@ impl Header {
     pub(super) fn decode(file: &str, bytes: &[u8], kind: [u8; 8]) -> Result<Self, ContainerError> {
         let length = bytes.len() as u64;
         if bytes.is_empty() {
-            return Err(ContainerError::Empty {
-                file: file.to_owned(),
-            });
+            return Err(ContainerError::Empty { file: file.to_owned() });
         }
         let common = bytes.len().min(MARK.len());
         if bytes[..common] != MARK[..common] {
-            return Err(ContainerError::NotAContainer {
-                file: file.to_owned(),
-            });
+            return Err(ContainerError::NotAContainer { file: file.to_owned() });
         }
-        let cut = |expected| ContainerError::Truncated {
-            file: file.to_owned(),
-            length,
-            expected,
-        };
-        let mut reader = Fields(
-            bytes
-                .get(MARK.len()..HEADER_LENGTH)
-                .ok_or_else(|| cut(HEADER_LENGTH as u64))?,
-        );
+        let cut = |expected| ContainerError::Truncated { file: file.to_owned(), length, expected };
+        let mut reader = Fields(bytes.get(MARK.len()..HEADER_LENGTH).ok_or_else(|| cut(HEADER_LENGTH as u64))?);
         let damaged = || ContainerError::damaged(file, "its header");
 
         let version = reader.u32().ok_or_else(damaged)?;
         if version > FORMAT_VERSION {
             let supported = FORMAT_VERSION;
-            return Err(ContainerError::NewerVersion {
-                file: file.to_owned(),
-                version,
-                supported,
-            });
+            return Err(ContainerError::NewerVersion { file: file.to_owned(), version, supported });
         }
         let signed = reader.u32().ok_or_else(damaged)?;
         let found: [u8; 8] = reader.array().ok_or_else(damaged)?;
         let file_length = reader.u64().ok_or_else(damaged)?;
         let table_offset = reader.u64().ok_or_else(damaged)?;
         let section_count = reader.u32().ok_or_else(damaged)?;
-        if version == 0
-            || signed > 1
-            || section_count > MAX_SECTIONS
-            || reader.0.iter().any(|&byte| byte != 0)
-        {
+        if version == 0 || signed > 1 || section_count > MAX_SECTIONS || reader.0.iter().any(|&byte| byte != 0) {
             return Err(damaged());
         }
         if length < file_length {
@@ -96,27 +76,13 @@ impl Header {
         }
         if length > file_length {
             let expected = file_length;
-            return Err(ContainerError::TrailingBytes {
-                file: file.to_owned(),
-                length,
-                expected,
-            });
+            return Err(ContainerError::TrailingBytes { file: file.to_owned(), length, expected });
         }
         if found != kind {
             let (found, expected) = (shown_kind(found), shown_kind(kind));
-            return Err(ContainerError::WrongKind {
-                file: file.to_owned(),
-                found,
-                expected,
-            });
+            return Err(ContainerError::WrongKind { file: file.to_owned(), found, expected });
         }
-        let header = Self {
-            signed: signed == 1,
-            kind,
-            file_length,
-            table_offset,
-            section_count,
-        };
+        let header = Self { signed: signed == 1, kind, file_length, table_offset, section_count };
         let aligned = table_offset % ALIGNMENT == 0 && table_offset >= HEADER_LENGTH as u64;
         if !aligned || table_offset.checked_add(header.tail_length()) != Some(file_length) {
             return Err(damaged());
@@ -156,19 +122,11 @@ impl Entry {
         let offset = reader.u64()?;
         let length = reader.u64()?;
         let sha256 = reader.array()?;
-        let used = padded
-            .iter()
-            .position(|&byte| byte == 0)
-            .unwrap_or(NAME_LENGTH);
+        let used = padded.iter().position(|&byte| byte == 0).unwrap_or(NAME_LENGTH);
         let (name, padding) = padded.split_at(used);
         let name = std::str::from_utf8(name).ok()?;
         let good = valid_name(name) && padding.iter().all(|&byte| byte == 0) && reader.0.is_empty();
-        good.then(|| Self {
-            name: name.to_owned(),
-            offset,
-            length,
-            sha256,
-        })
+        good.then(|| Self { name: name.to_owned(), offset, length, sha256 })
     }
 }
 
@@ -197,10 +155,7 @@ pub(super) fn align(position: u64) -> Option<u64> {
 }
 
 fn shown_kind(kind: [u8; 8]) -> String {
-    let used = kind
-        .iter()
-        .rposition(|&byte| byte != 0 && byte != b' ')
-        .map_or(0, |last| last + 1);
+    let used = kind.iter().rposition(|&byte| byte != 0 && byte != b' ').map_or(0, |last| last + 1);
     kind[..used].escape_ascii().to_string()
 }
 

@@ -33,17 +33,14 @@ impl Container {
     pub fn open(path: &Path, kind: [u8; 8]) -> Result<Self, ContainerError> {
         let file = shown(path);
         let handle = File::open(path).map_err(ContainerError::io(&file, "open the file"))?;
-        let metadata = handle
-            .metadata()
-            .map_err(ContainerError::io(&file, "read the file's size"))?;
+        let metadata = handle.metadata().map_err(ContainerError::io(&file, "read the file's size"))?;
         if !metadata.is_file() {
             return Err(ContainerError::NotAFile { file });
         }
         if metadata.len() == 0 {
             return Err(ContainerError::Empty { file });
         }
-        let map =
-            Map::of(&handle).map_err(ContainerError::io(&file, "map the file into memory"))?;
+        let map = Map::of(&handle).map_err(ContainerError::io(&file, "map the file into memory"))?;
         Self::parse(file, Source::Mapped(map), kind)
     }
 
@@ -64,17 +61,12 @@ impl Container {
             .get(name)
             .and_then(|&index| self.sections.get(index))
             .and_then(|section| self.source.bytes().get(section.range.clone()))
-            .ok_or_else(|| ContainerError::MissingSection {
-                file: self.file.clone(),
-                section: name.to_owned(),
-            })
+            .ok_or_else(|| ContainerError::MissingSection { file: self.file.clone(), section: name.to_owned() })
     }
 
     /// Name and length in bytes of every section, in the file's order.
     pub fn sections(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.sections
-            .iter()
-            .map(|section| (section.name.as_str(), section.range.len() as u64))
+        self.sections.iter().map(|section| (section.name.as_str(), section.range.len() as u64))
     }
 
     /// Checks every byte that opening did not: each section against its SHA-256, in parallel on rayon's current pool, and
@@ -89,29 +81,16 @@ impl Container {
             .par_iter()
             .map(|section| {
                 let content = bytes.get(section.range.clone());
-                content.is_some_and(|content| {
-                    <[u8; 32]>::from(Sha256::digest(content)) == section.sha256
-                })
+                content.is_some_and(|content| <[u8; 32]>::from(Sha256::digest(content)) == section.sha256)
             })
             .collect();
         if let Some((section, _)) = self.sections.iter().zip(intact).find(|(_, intact)| !intact) {
-            return Err(ContainerError::SectionDamaged {
-                file: self.file.clone(),
-                section: section.name.clone(),
-            });
+            return Err(ContainerError::SectionDamaged { file: self.file.clone(), section: section.name.clone() });
         }
         let ends = self.sections.iter().map(|section| section.range.end);
-        let nexts = self
-            .sections
-            .iter()
-            .skip(1)
-            .map(|section| section.range.start)
-            .chain([self.table_offset]);
+        let nexts = self.sections.iter().skip(1).map(|section| section.range.start).chain([self.table_offset]);
         for (end, next) in ends.zip(nexts) {
-            if !bytes
-                .get(end..next)
-                .is_some_and(|padding| padding.iter().all(|&byte| byte == 0))
-            {
+            if !bytes.get(end..next).is_some_and(|padding| padding.iter().all(|&byte| byte == 0)) {
                 return Err(ContainerError::damaged(&self.file, "its padding"));
             }
         }
@@ -132,23 +111,12 @@ impl Container {
 
         let table_offset = usize::try_from(header.table_offset).map_err(|_| damaged_table())?;
         let table_length = header.section_count as usize * ENTRY_LENGTH;
-        let (head, rest) = bytes
-            .split_at_checked(HEADER_LENGTH)
-            .ok_or_else(damaged_table)?;
-        let tail = rest
-            .get(table_offset - HEADER_LENGTH..)
-            .ok_or_else(damaged_table)?;
-        let (table, tail) = tail
-            .split_at_checked(table_length)
-            .ok_or_else(damaged_table)?;
-        let (seal, signer_block) = tail
-            .split_first_chunk::<SEAL_LENGTH>()
-            .ok_or_else(damaged_table)?;
+        let (head, rest) = bytes.split_at_checked(HEADER_LENGTH).ok_or_else(damaged_table)?;
+        let tail = rest.get(table_offset - HEADER_LENGTH..).ok_or_else(damaged_table)?;
+        let (table, tail) = tail.split_at_checked(table_length).ok_or_else(damaged_table)?;
+        let (seal, signer_block) = tail.split_first_chunk::<SEAL_LENGTH>().ok_or_else(damaged_table)?;
         if *seal != format::seal(head, table) {
-            return Err(ContainerError::damaged(
-                &file,
-                "its header or table of sections",
-            ));
+            return Err(ContainerError::damaged(&file, "its header or table of sections"));
         }
 
         let mut sections = Vec::with_capacity(header.section_count as usize);
@@ -169,11 +137,7 @@ impl Container {
             }
             // Both ends lie below `table_offset`, which is a usize.
             let range = entry.offset as usize..end as usize;
-            sections.push(Section {
-                name: entry.name,
-                range,
-                sha256: entry.sha256,
-            });
+            sections.push(Section { name: entry.name, range, sha256: entry.sha256 });
         }
         if format::align(end) != Some(header.table_offset) {
             return Err(damaged_table());
@@ -183,9 +147,7 @@ impl Container {
             let bad = || ContainerError::BadSignature { file: file.clone() };
             let (public_key, signature) = signer_block.split_first_chunk::<32>().ok_or_else(bad)?;
             let signature: &[u8; 64] = signature.try_into().map_err(|_| bad())?;
-            let signer = Signer {
-                public_key: *public_key,
-            };
+            let signer = Signer { public_key: *public_key };
             if !signer.verifies(&format::signed_message(seal), signature) {
                 return Err(bad());
             }
@@ -193,14 +155,7 @@ impl Container {
         } else {
             None
         };
-        Ok(Self {
-            file,
-            source,
-            sections,
-            by_name,
-            table_offset,
-            signer,
-        })
+        Ok(Self { file, source, sections, by_name, table_offset, signer })
     }
 }
 

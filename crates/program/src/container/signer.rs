@@ -30,21 +30,14 @@ impl Signer {
 
     /// Whether `signature` is this key's over `message`, by the strict rules (no small-order keys, canonical scalars).
     pub fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
-        VerifyingKey::from_bytes(&self.public_key).is_ok_and(|key| {
-            key.verify_strict(message, &Signature::from_bytes(signature))
-                .is_ok()
-        })
+        VerifyingKey::from_bytes(&self.public_key)
+            .is_ok_and(|key| key.verify_strict(message, &Signature::from_bytes(signature)).is_ok())
     }
 
     /// The content of a public key file, with a newline at its end. Line breaks in the comment become spaces.
     pub fn to_file_text(&self, comment: &str) -> String {
         let comment: Vec<&str> = comment.split_whitespace().collect();
-        let line = format!(
-            "{} {} {}",
-            Self::KEYWORD,
-            STANDARD.encode(self.public_key),
-            comment.join(" ")
-        );
+        let line = format!("{} {} {}", Self::KEYWORD, STANDARD.encode(self.public_key), comment.join(" "));
         format!("{}\n", line.trim_end())
     }
 
@@ -53,10 +46,7 @@ impl Signer {
     /// # Errors
     /// A [`SignerError`] that says what is wrong with the text.
     pub fn parse(text: &str) -> Result<Self, SignerError> {
-        let mut lines = text
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         let line = lines.next().ok_or(SignerError::Empty)?;
         if lines.next().is_some() {
             return Err(SignerError::SeveralKeys);
@@ -79,10 +69,7 @@ impl Signer {
     /// # Errors
     /// A [`SignerError`] that names the file.
     pub fn read(path: &Path) -> Result<Self, SignerError> {
-        let unreadable = |source| SignerError::Unreadable {
-            file: path.display().to_string(),
-            source,
-        };
+        let unreadable = |source| SignerError::Unreadable { file: path.display().to_string(), source };
         if std::fs::metadata(path).map_err(unreadable)?.len() > Self::MAX_FILE_LENGTH {
             return Err(SignerError::InFile {
                 file: path.display().to_string(),
@@ -90,10 +77,8 @@ impl Signer {
             });
         }
         let bytes = std::fs::read(path).map_err(unreadable)?;
-        Self::parse(&String::from_utf8_lossy(&bytes)).map_err(|source| SignerError::InFile {
-            file: path.display().to_string(),
-            source: Box::new(source),
-        })
+        Self::parse(&String::from_utf8_lossy(&bytes))
+            .map_err(|source| SignerError::InFile { file: path.display().to_string(), source: Box::new(source) })
     }
 }
 

@@ -56,18 +56,9 @@ impl ContainerWriter {
     /// [`ContainerError::Io`] where the directory cannot be written to or `path` is not a regular file.
     pub fn create(path: &Path, kind: [u8; 8]) -> Result<Self, ContainerError> {
         let file = shown(path);
-        let target = AtomicFile::begin(path, Access::Shared)
-            .map_err(ContainerError::io(&file, "create the file"))?;
+        let target = AtomicFile::begin(path, Access::Shared).map_err(ContainerError::io(&file, "create the file"))?;
         let out = BufWriter::with_capacity(1 << 20, target);
-        let mut writer = Self {
-            file,
-            out,
-            kind,
-            position: 0,
-            entries: Vec::new(),
-            open: None,
-            failed: false,
-        };
+        let mut writer = Self { file, out, kind, position: 0, entries: Vec::new(), open: None, failed: false };
         writer.put(&[0; HEADER_LENGTH])?;
         Ok(writer)
     }
@@ -78,25 +69,16 @@ impl ContainerWriter {
     /// [`ContainerError::Misuse`] for a bad name or while another section is open, [`ContainerError::Io`].
     pub fn begin_section(&mut self, name: &str) -> Result<(), ContainerError> {
         if let Some(open) = &self.open {
-            return Err(self.misuse(format!(
-                "section '{name}' begins inside section '{}'",
-                open.name
-            )));
+            return Err(self.misuse(format!("section '{name}' begins inside section '{}'", open.name)));
         }
         if !format::valid_name(name) || self.entries.iter().any(|entry| entry.name == name) {
-            return Err(self.misuse(format!(
-                "section name '{name}' is not 1 to 24 ASCII characters or is used twice"
-            )));
+            return Err(self.misuse(format!("section name '{name}' is not 1 to 24 ASCII characters or is used twice")));
         }
         if self.entries.len() >= MAX_SECTIONS as usize {
             return Err(self.misuse(format!("it would have more than {MAX_SECTIONS} sections")));
         }
         self.pad()?;
-        self.open = Some(OpenSection {
-            name: name.to_owned(),
-            offset: self.position,
-            hash: Sha256::new(),
-        });
+        self.open = Some(OpenSection { name: name.to_owned(), offset: self.position, hash: Sha256::new() });
         Ok(())
     }
 
@@ -121,12 +103,7 @@ impl ContainerWriter {
             return Err(self.misuse("a section ends that was not begun".to_owned()));
         };
         let length = self.position - open.offset;
-        self.entries.push(Entry {
-            name: open.name,
-            offset: open.offset,
-            length,
-            sha256: open.hash.finalize().into(),
-        });
+        self.entries.push(Entry { name: open.name, offset: open.offset, length, sha256: open.hash.finalize().into() });
         Ok(())
     }
 
@@ -147,10 +124,7 @@ impl ContainerWriter {
     /// # Errors
     /// [`ContainerError::Misuse`] for an open section, [`ContainerError::Signing`] where the function fails or its signature does not
     /// fit the key, [`ContainerError::Io`]. Whatever stood at the path is then still there.
-    pub fn finish(
-        mut self,
-        sign: Option<(&[u8; 32], SignFn<'_>)>,
-    ) -> Result<FileInfo, ContainerError> {
+    pub fn finish(mut self, sign: Option<(&[u8; 32], SignFn<'_>)>) -> Result<FileInfo, ContainerError> {
         if let Some(open) = &self.open {
             return Err(self.misuse(format!("section '{}' was not ended", open.name)));
         }
@@ -177,16 +151,9 @@ impl ContainerWriter {
         self.put(&seal)?;
         if let Some((public_key, sign)) = sign {
             let message = format::signed_message(&seal);
-            let failed = |source| ContainerError::Signing {
-                file: self.file.clone(),
-                source,
-            };
+            let failed = |source| ContainerError::Signing { file: self.file.clone(), source };
             let signature = sign(&message).map_err(failed)?;
-            if !(Signer {
-                public_key: *public_key,
-            })
-            .verifies(&message, &signature)
-            {
+            if !(Signer { public_key: *public_key }).verifies(&message, &signature) {
                 return Err(failed("the signature does not fit the public key".into()));
             }
             self.put(public_key)?;
@@ -195,18 +162,12 @@ impl ContainerWriter {
         let length = self.position;
         let Self { file, mut out, .. } = self;
         let fault = |action| ContainerError::io(&file, action);
-        out.seek(SeekFrom::Start(0))
-            .map_err(fault("write the file"))?;
+        out.seek(SeekFrom::Start(0)).map_err(fault("write the file"))?;
         out.write_all(&head).map_err(fault("write the file"))?;
-        let target = out
-            .into_inner()
-            .map_err(|failed| fault("write the file")(failed.into_error()))?;
+        let target = out.into_inner().map_err(|failed| fault("write the file")(failed.into_error()))?;
         let sha256 = hash_from_start(&target).map_err(fault("read back the file"))?;
         target.replace().map_err(fault("put the file in place"))?;
-        Ok(FileInfo {
-            bytes: length,
-            sha256,
-        })
+        Ok(FileInfo { bytes: length, sha256 })
     }
 
     fn pad(&mut self) -> Result<(), ContainerError> {
@@ -225,10 +186,7 @@ impl ContainerWriter {
     }
 
     fn misuse(&self, problem: String) -> ContainerError {
-        ContainerError::Misuse {
-            file: self.file.clone(),
-            problem,
-        }
+        ContainerError::Misuse { file: self.file.clone(), problem }
     }
 }
 

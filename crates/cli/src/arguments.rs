@@ -1,0 +1,258 @@
+//! Commands and flags.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use subrosa_fhe::SecurityLevel;
+use subrosa_input::Preprocess;
+use subrosa_network::{Polynomial, Scope, Substitutions};
+use subrosa_owner::Reveal;
+use subrosa_terminal::Flags;
+
+/// Protects trained neural networks by homomorphic encryption, so that machines you do not trust can run them
+#[derive(Parser)]
+#[command(name = "subrosa", version, about, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub flags: Flags,
+    #[command(flatten)]
+    pub home: HomeFlags,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where the owner's state lives and what opens it.
+#[derive(Args)]
+pub(crate) struct HomeFlags {
+    /// The home directory: registry, key vault, encrypted networks [default: in the platform's data directory]
+    #[arg(long, global = true, value_name = "DIR", env = "SUBROSA_HOME", hide_env_values = true)]
+    pub home: Option<PathBuf>,
+    /// File with the vault's passphrase; else the variable SUBROSA_PASSPHRASE, else you are asked
+    #[arg(long, global = true, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Shows a network's layers, what can be protected, what must be approximated and why
+    Inspect {
+        /// The network, an ONNX file
+        model: PathBuf,
+    },
+    /// Generates keys, encrypts the network's weights and registers it
+    Protect(ProtectFlags),
+    /// Lists the protected networks
+    Models,
+    /// Shows what is known about a protected network
+    Show {
+        /// Its id, the beginning of it, its name or NAME@VERSION
+        id: String,
+    },
+    /// Removes a protected network and its secret key: results of its deployments can never be decrypted again
+    Remove {
+        /// Its id, the beginning of it, its name or NAME@VERSION
+        id: String,
+    },
+    /// Writes the signed bundle of a protected network, for an edge machine
+    Deploy {
+        /// Its id, the beginning of it, its name or NAME@VERSION
+        id: String,
+        /// The bundle to write
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Decrypts results that came back from an edge machine
+    Decrypt {
+        /// The results file, from `subrosa-edge infer`
+        results: PathBuf,
+        /// What to reveal: label, top:K or scores (all outputs, for your own eyes)
+        #[arg(long, default_value = "label")]
+        reveal: Reveal,
+        /// Write the predictions to this JSON file
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Runs the original, the approximated and the encrypted network side by side
+    Verify {
+        /// Its id, the beginning of it, its name or NAME@VERSION
+        id: String,
+        /// Samples
+        #[arg(long, value_name = "FILE")]
+        input: String,
+        /// Their classes, for accuracies
+        #[arg(long, value_name = "FILE")]
+        labels: Option<String>,
+        /// Take only the first N samples
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
+    /// Shows the whole life cycle on real images, in a temporary home
+    Demo {
+        /// The network
+        #[arg(long, value_enum, default_value_t = DemoModel::Mnist)]
+        model: DemoModel,
+        /// Images to classify
+        #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        images: u16,
+    },
+    /// Backs up and restores the key vault, changes its passphrase
+    Keys {
+        #[command(subcommand)]
+        command: Keys,
+    },
+    /// Shows the owner's public signing key, for edge machines to trust
+    Identity {
+        /// Write it to this file
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Measures this machine
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct ProtectFlags {
+    /// The network, an ONNX file
+    pub model: PathBuf,
+    /// Its name in the registry; a name that exists gets a new version
+    #[arg(long)]
+    pub name: String,
+    /// What to encrypt: last, classifier, all or from:LAYER
+    #[arg(long, default_value_t)]
+    pub scope: Scope,
+    /// Whether the edge encrypts what enters the protected part
+    #[arg(long, value_enum, default_value_t = InputMode::Encrypted)]
+    pub input: InputMode,
+    /// A polynomial in the place of an activation, as in relu=x2+2x; may be repeated
+    #[arg(long = "activation", value_name = "ACTIVATION=POLYNOMIAL")]
+    pub activations: Vec<Substitutions>,
+    /// Samples to take the ranges from, and to measure what replaced activations cost
+    #[arg(long, value_name = "FILE")]
+    pub calibrate: Option<String>,
+    /// The classes of the calibration samples
+    #[arg(long, value_name = "FILE", requires = "calibrate")]
+    pub labels: Option<String>,
+    /// How pixels become the network's input, as in 'scale=1/255 layout=nchw resize=28x28'
+    #[arg(long)]
+    pub preprocess: Option<Preprocess>,
+    /// Bits of security: 128, 192 or 256
+    #[arg(long, default_value = "128", value_parser = security)]
+    pub security: SecurityLevel,
+    /// The encryption scheme
+    #[arg(long, value_enum, default_value_t = Scheme::Ckks)]
+    pub scheme: Scheme,
+    /// Replace activations even where the cost is not known
+    #[arg(long)]
+    pub force: bool,
+    /// Print the plan: steps, levels, keys, forecast
+    #[arg(long)]
+    pub explain: bool,
+    /// Plan only, store nothing
+    #[arg(long, requires = "explain")]
+    pub dry_run: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InputMode {
+    Plain,
+    Encrypted,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scheme {
+    Ckks,
+    Bgv,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DemoModel {
+    Mnist,
+    Cifar10,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Keys {
+    /// Writes an encrypted copy of all keys to a new file
+    Backup {
+        /// The file, which must not exist
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Restores a backup into the vault
+    Restore {
+        /// The backup
+        file: PathBuf,
+        /// Overwrite different keys of the same names
+        #[arg(long)]
+        force: bool,
+        /// File with the backup's passphrase, if it is not the vault's
+        #[arg(long, value_name = "FILE")]
+        backup_passphrase_file: Option<PathBuf>,
+    },
+    /// Changes the vault's passphrase
+    Passphrase {
+        /// File with the new passphrase; else you are asked
+        #[arg(long, value_name = "FILE")]
+        new_passphrase_file: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Bench {
+    /// A classifier of fully connected layers with random weights, with plain and with encrypted input
+    Classifier(ClassifierFlags),
+}
+
+#[derive(Args)]
+pub(crate) struct ClassifierFlags {
+    /// Blind evaluations to time, each with an input of its own
+    #[arg(long, value_name = "N", default_value_t = 21, value_parser = clap::value_parser!(u16).range(1..))]
+    pub runs: u16,
+    /// Bits of security: 128, 192 or 256
+    #[arg(long, default_value = "128", value_parser = security)]
+    pub security: SecurityLevel,
+    /// Inputs, then outputs of each layer
+    #[arg(long, default_value = "2304-512-10")]
+    pub shape: Shape,
+    /// The activation between layers
+    #[arg(long, default_value = "x2+2x")]
+    pub activation: Polynomial,
+    /// Time another library in the same run
+    #[arg(long, value_enum)]
+    pub peer: Option<Peer>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Peer {
+    Tenseal,
+}
+
+/// Numbers of values between the layers of a classifier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Shape(pub Vec<usize>);
+
+impl std::str::FromStr for Shape {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let sizes: Option<Vec<usize>> =
+            text.split('-').map(|s| s.parse().ok().filter(|n| (1..=65536).contains(n))).collect();
+        match sizes {
+            Some(sizes) if (2..=9).contains(&sizes.len()) => Ok(Self(sizes)),
+            _ => Err("write 2 to 9 sizes of 1 to 65536, as in 2304-512-10".into()),
+        }
+    }
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("-"))
+    }
+}
+
+fn security(text: &str) -> Result<SecurityLevel, String> {
+    let level = text.parse().ok().and_then(|bits| SecurityLevel::from_bits(bits).ok());
+    level.ok_or_else(|| "choose 128, 192 or 256".into())
+}

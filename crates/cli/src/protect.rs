@@ -1,0 +1,115 @@
+//! `protect`: the Protection Agent on the command line.
+
+use crate::arguments::{HomeFlags, InputMode, ProtectFlags, Scheme};
+use crate::failure::{failure, io};
+use crate::plan::PlanReport;
+use crate::samples::{self, OnBars};
+use serde::Serialize;
+use std::fmt;
+use subrosa_network::Substitutions;
+use subrosa_owner::{Calibration, Owner, ProtectReport, ProtectRequest};
+use subrosa_terminal::{Failure, Terminal, text};
+
+/// What `protect` prints.
+#[derive(Serialize)]
+struct Protected {
+    #[serde(flatten)]
+    report: ProtectReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plan: Option<PlanReport>,
+}
+
+pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &ProtectFlags) -> Result<(), Failure> {
+    if wanted.scheme == Scheme::Bgv {
+        return Err(Failure::usage("the scheme bgv is not built yet: use --scheme ckks"));
+    }
+    subrosa_registry::validate_name(&wanted.name).map_err(failure)?;
+    let onnx = std::fs::read(&wanted.model).map_err(io("read", &wanted.model))?;
+    let data = wanted.calibrate.as_deref().map(|path| samples::read(path, wanted.labels.as_deref(), None)).transpose()?;
+    let mut substitutions = Substitutions::none();
+    for (kind, polynomial) in wanted.activations.iter().flat_map(Substitutions::iter) {
+        substitutions.insert(kind, polynomial.clone());
+    }
+    let request = ProtectRequest {
+        onnx: &onnx,
+        name: &wanted.name,
+        scope: wanted.scope.clone(),
+        encrypted_input: wanted.input == InputMode::Encrypted,
+        substitutions,
+        preprocess: wanted.preprocess.clone(),
+        calibrate: data.as_ref(),
+        security: wanted.security,
+        force: wanted.force,
+    };
+    if wanted.dry_run {
+        // Planning stores nothing but needs an owner: this one is gone afterwards.
+        let nowhere = tempfile::tempdir().map_err(io("create a directory in", &std::env::temp_dir()))?;
+        let owner = Owner::open(nowhere.path()).map_err(failure)?;
+        let (plan, calibration) = owner.plan(&request).map_err(failure)?;
+        warn(terminal, &calibration, &[]);
+        return terminal.report(&PlanReport::new(&plan, calibration)?);
+    }
+    let owner = home.owner()?;
+    let plan = if wanted.explain {
+        let (plan, calibration) = owner.plan(&request).map_err(failure)?;
+        Some(PlanReport::new(&plan, calibration)?)
+    } else {
+        None
+    };
+    if let Some(plan) = &plan {
+        terminal.text(plan)?;
+    }
+    let (vault, _) = home.vault_or_new()?;
+    let report = owner.protect(&request, &vault, &OnBars(terminal.bars())).map_err(failure)?;
+    warn(terminal, &report.calibration, &report.replaced);
+    terminal.report(&Protected { report, plan })
+}
+
+/// What the owner should know about ranges and replaced activations.
+fn warn(terminal: &Terminal, calibration: &Calibration, replaced: &[String]) {
+    if calibration.synthetic {
+        terminal.warn(
+            "the ranges of values come from synthetic inputs, with a wide margin: give real data with --calibrate FILE",
+        );
+    }
+    if replaced.is_empty() {
+        return;
+    }
+    let cost = match (calibration.agreement_original, calibration.accuracy) {
+        (Some(agreement), accuracy) => {
+            let accuracy = accuracy.map(|(original, now)| {
+                format!(", accuracy {} instead of {}", text::percent(now), text::percent(original))
+            });
+            let accuracy = accuracy.unwrap_or_default();
+            format!("{} of answers agree with the original{accuracy}", text::percent(agreement))
+        }
+        (None, _) => "what that costs is not known".into(),
+    };
+    terminal.warn(format!("replaced {}: {cost}", replaced.join(", ")));
+}
+
+impl fmt::Display for Protected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let r = &self.report;
+        let parameters =
+            format!("{} bits, ring degree 2^{}, log2(QP) {:.0}, primes of {:?} bits", r.security_bits, r.log_n, r.log_qp, r.moduli_bits);
+        let weights = format!("{} in {} ciphertexts, {}", r.weights, r.ciphertexts, text::bytes(r.model_bytes));
+        let keys = format!(
+            "{} evaluation keys{}, {}",
+            r.evaluation_keys,
+            if r.input == "encrypted" { " and a public key" } else { "" },
+            text::bytes(r.key_bytes)
+        );
+        let times = format!("{}, of it {} for keys", text::seconds(r.protect_seconds), text::seconds(r.keygen_seconds));
+        f.write_str(&text::fields(&[
+            ("network", format!("{}@{}", r.name, r.version)),
+            ("id", r.id.clone()),
+            ("protected", format!("scope {}, {} input", r.scope, r.input)),
+            ("security", parameters),
+            ("weights", weights),
+            ("keys", keys),
+            ("forecast", crate::plan::forecast(&r.forecast)),
+            ("time", times),
+        ]))
+    }
+}

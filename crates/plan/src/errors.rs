@@ -1,0 +1,86 @@
+//! Errors of a vector on its way through the layers, as standard deviations in the units of the values: a bound over all
+//! inputs in the range, and, where calibration data is at hand, the deviation in every value of every sample.
+
+use crate::chain::{Ranges, Stage, Trace};
+use crate::forecast::{Deviations, quadrature};
+
+/// Samples whose errors are followed value by value.
+const FOLLOWED: usize = 16;
+/// Real inputs may have values this much larger than the samples'.
+const SAMPLE_MARGIN: f64 = 2.0;
+
+/// Deviations of the errors of a vector. In a slot, of the complex modulus.
+#[derive(Debug, Clone)]
+pub(crate) struct Errors {
+    /// For any value and any input in the range.
+    pub bound: f64,
+    /// Variances: for each followed sample, for each value. Empty if none are followed.
+    samples: Vec<Vec<f64>>,
+}
+
+impl Errors {
+    /// The same deviation everywhere, followed on the samples of `traces`.
+    pub fn uniform(deviation: f64, traces: &[Trace]) -> Self {
+        let samples = traces.iter().take(FOLLOWED).map(|t| vec![deviation * deviation; t.input.len()]).collect();
+        Self { bound: deviation, samples }
+    }
+
+    /// A bound only.
+    pub fn bounded(bound: f64) -> Self {
+        Self { bound, samples: Vec::new() }
+    }
+
+    /// With an independent error of this deviation in every value.
+    pub fn plus(&self, deviation: f64) -> Self {
+        let add = |v: &Vec<f64>| v.iter().map(|x| x + deviation * deviation).collect();
+        Self { bound: quadrature(&[self.bound, deviation]), samples: self.samples.iter().map(add).collect() }
+    }
+
+    /// Errors of `W x` by diagonals: the weights' noise `weight_error` (in each slot) and the errors of `x`. The conjugation counts
+    /// a slot's complex error twice, with half its variance in the real part each: a factor of 2 in the variance.
+    pub fn product(&self, stage: &Stage, range: &Ranges, traces: &[Trace], weight_error: f64) -> Self {
+        let bound = std::f64::consts::SQRT_2
+            * quadrature(&[
+                weight_error * range.input_norm,
+                self.bound * stage.max_row_norm(),
+                weight_error * self.bound * (stage.cols as f64).sqrt(),
+            ]);
+        let rows = |variances: &Vec<f64>, t: &Trace| {
+            let energy: f64 = t.input.iter().zip(variances).map(|(x, v)| x * x + v).sum();
+            let own = 2.0 * weight_error * weight_error * energy;
+            weighted(stage, variances).map(|v| own + 2.0 * v).collect()
+        };
+        Self { bound, samples: self.samples.iter().zip(traces).map(|(v, t)| rows(v, t)).collect() }
+    }
+
+    /// Errors of `y^2`.
+    pub fn squared(&self, largest: f64, traces: &[Trace]) -> Self {
+        let square = |(variances, t): (&Vec<f64>, &Trace)| {
+            variances.iter().zip(&t.linear).map(|(v, y)| 4.0 * y * y * v + v * v).collect()
+        };
+        let bound = 2.0 * largest * self.bound + self.bound * self.bound;
+        Self { bound, samples: self.samples.iter().zip(traces).map(square).collect() }
+    }
+
+    /// Errors of inner products in the coefficients: `weight_error` times the norm of the input, and the errors of the input.
+    pub fn inner_product(&self, stage: &Stage, range: &Ranges, traces: &[Trace], weight_error: f64) -> Self {
+        let bound = quadrature(&[weight_error * range.input_norm, self.bound * stage.max_row_norm()]);
+        let rows = |variances: &Vec<f64>, t: &Trace| {
+            let energy: f64 = t.input.iter().map(|x| x * x).sum();
+            weighted(stage, variances).map(|v| v + weight_error * weight_error * energy).collect()
+        };
+        Self { bound, samples: self.samples.iter().zip(traces).map(|(v, t)| rows(v, t)).collect() }
+    }
+
+    /// The bound that the error of `outputs` values exceeds with probability at most 2^-40.
+    pub fn forecast(&self, deviations: &Deviations, outputs: usize) -> f64 {
+        let any = deviations.tail(self.bound, outputs);
+        let sampled = self.samples.iter().flatten().fold(0.0f64, |m, v| m.max(*v)).sqrt();
+        if self.samples.is_empty() { any } else { any.min(SAMPLE_MARGIN * deviations.tail(sampled, outputs)) }
+    }
+}
+
+/// `sum_j w_ij^2 v_j` for every row.
+fn weighted<'a>(stage: &'a Stage, variances: &'a [f64]) -> impl Iterator<Item = f64> + 'a {
+    stage.weights.chunks(stage.cols).map(move |row| row.iter().zip(variances).map(|(w, v)| w * w * v).sum())
+}
