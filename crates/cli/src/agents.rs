@@ -138,7 +138,8 @@ impl fmt::Display for VerifyReport {
         let c = &self.0;
         let accuracy = |a: Option<f64>| a.map_or_else(|| "unknown without labels".to_owned(), text::percent);
         let error = format!("{:.2e} (forecast: at most {:.2e})", c.max_abs_error, c.forecast_max_abs_error);
-        let evaluation = format!("{} median, {} mean", text::seconds(c.median_infer_seconds), text::seconds(c.mean_infer_seconds));
+        let evaluation =
+            format!("{} median, {} mean", text::seconds(c.median_infer_seconds), text::seconds(c.mean_infer_seconds));
         f.write_str(&text::fields(&[
             ("samples", c.count.to_string()),
             ("accuracy, original", accuracy(c.accuracy_original)),

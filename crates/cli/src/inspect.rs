@@ -79,7 +79,11 @@ impl fmt::Display for InspectReport {
             match &s.why_not {
                 None => {
                     let (layers, weights, features) = (s.layers, s.weights, s.features);
-                    writeln!(f, "--scope {}: encrypts {layers} layers, {weights} weights; {features} values enter", s.scope)?;
+                    writeln!(
+                        f,
+                        "--scope {}: encrypts {layers} layers, {weights} weights; {features} values enter",
+                        s.scope
+                    )?;
                 }
                 Some(why) => writeln!(f, "--scope {}: no: {why}", s.scope)?,
             }

@@ -81,7 +81,11 @@ impl fmt::Display for KeysReport {
                 write!(f, "{entries} keys in {out}, {}", text::bytes(*backup_bytes))
             }
             Self::Restore { restored, skipped, overwritten } => {
-                write!(f, "{restored} keys restored ({} of them overwritten), {skipped} were there already", overwritten.len())
+                write!(
+                    f,
+                    "{restored} keys restored ({} of them overwritten), {skipped} were there already",
+                    overwritten.len()
+                )
             }
             Self::Passphrase { .. } => write!(f, "the passphrase was changed; older backups keep theirs"),
         }

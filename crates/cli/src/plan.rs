@@ -115,7 +115,13 @@ impl fmt::Display for PlanReport {
         f.write_str(&text::fields(&[
             ("ring", format!("degree 2^{}, log2(QP) {:.1}", self.log_n, self.log_qp)),
             ("primes", primes),
-            ("input", format!("{} values in {} polynomials at level {}", self.features, self.input_polynomials, self.input_level)),
+            (
+                "input",
+                format!(
+                    "{} values in {} polynomials at level {}",
+                    self.features, self.input_polynomials, self.input_level
+                ),
+            ),
             ("ranges", format!("from {} {source}", self.calibration.samples)),
             ("forecast", forecast(&self.forecast)),
         ]))?;
@@ -141,8 +147,13 @@ impl fmt::Display for PlanReport {
         }
         writeln!(f, "\nranges of the layers")?;
         let ranges = self.ranges.iter().enumerate().map(|(i, r)| {
-            [format!("  {i}"), format!("in up to {:.3}", r.input_max), format!("norm {:.3}", r.input_norm), format!("W x + b up to {:.3}", r.linear_max)]
+            [
+                format!("  {i}"),
+                format!("in up to {:.3}", r.input_max),
+                format!("norm {:.3}", r.input_norm),
+                format!("W x + b up to {:.3}", r.linear_max),
+            ]
         });
-        writeln!(f, "{}", text::table(&ranges.collect::<Vec<_>>()))
+        f.write_str(&text::table(&ranges.collect::<Vec<_>>()))
     }
 }

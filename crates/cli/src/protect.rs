@@ -25,7 +25,8 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
     }
     subrosa_registry::validate_name(&wanted.name).map_err(failure)?;
     let onnx = std::fs::read(&wanted.model).map_err(io("read", &wanted.model))?;
-    let data = wanted.calibrate.as_deref().map(|path| samples::read(path, wanted.labels.as_deref(), None)).transpose()?;
+    let data =
+        wanted.calibrate.as_deref().map(|path| samples::read(path, wanted.labels.as_deref(), None)).transpose()?;
     let mut substitutions = Substitutions::none();
     for (kind, polynomial) in wanted.activations.iter().flat_map(Substitutions::iter) {
         substitutions.insert(kind, polynomial.clone());
@@ -91,8 +92,10 @@ fn warn(terminal: &Terminal, calibration: &Calibration, replaced: &[String]) {
 impl fmt::Display for Protected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let r = &self.report;
-        let parameters =
-            format!("{} bits, ring degree 2^{}, log2(QP) {:.0}, primes of {:?} bits", r.security_bits, r.log_n, r.log_qp, r.moduli_bits);
+        let parameters = format!(
+            "{} bits, ring degree 2^{}, log2(QP) {:.0}, primes of {:?} bits",
+            r.security_bits, r.log_n, r.log_qp, r.moduli_bits
+        );
         let weights = format!("{} in {} ciphertexts, {}", r.weights, r.ciphertexts, text::bytes(r.model_bytes));
         let keys = format!(
             "{} evaluation keys{}, {}",

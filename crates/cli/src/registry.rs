@@ -51,7 +51,8 @@ impl fmt::Display for Models {
             return write!(f, "no protected networks yet: 'subrosa protect' makes one");
         }
         let head = ["id", "name", "scope", "input", "security", "ring", "model", "keys"].map(str::to_owned);
-        let size = |r: &Record, key| r.report.get(key).and_then(serde_json::Value::as_u64).map_or("?".into(), text::bytes);
+        let size =
+            |r: &Record, key| r.report.get(key).and_then(serde_json::Value::as_u64).map_or("?".into(), text::bytes);
         let rows = self.models.iter().map(|r| {
             let (security, ring) = (format!("{} bits", r.security_bits), format!("2^{}", r.log_n));
             let (id, name) = (r.id.to_string(), r.versioned_name());

@@ -127,11 +127,8 @@ impl fmt::Display for InferReport {
         } else {
             format!(", its encrypted input {}", text::bytes(self.input_ciphertext_bytes))
         };
-        let results = format!(
-            "{} (one result {}{sent})",
-            text::bytes(self.results_file_bytes),
-            text::bytes(self.result_bytes)
-        );
+        let results =
+            format!("{} (one result {}{sent})", text::bytes(self.results_file_bytes), text::bytes(self.result_bytes));
         f.write_str(&text::fields(&[
             ("network", format!("{}@{} ({})", self.name, self.version, self.id)),
             ("samples", self.count.to_string()),

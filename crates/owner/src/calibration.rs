@@ -84,22 +84,32 @@ pub(crate) fn on_data(
     Ok(measured.calibration.with_margin(CALIBRATED_MARGIN))
 }
 
-/// Measures on synthetic inputs: uniform noise and smooth gradients over the declared range of pixels, or normal values where no
-/// preprocessing is declared.
+/// Measures on synthetic inputs: noise, gradients, blots and flat fields over the declared range of pixels; where none is declared,
+/// over -1..1 for the size of the outputs and over -4..4 for the range of the features (standardised data go that far).
 pub(crate) fn on_synthetic(
     network: &Network,
     split: &Split,
     preprocess: Option<&Preprocess>,
 ) -> Result<Calibration, OwnerError> {
-    let shape = network.input_shape();
-    let len: usize = shape.iter().product();
-    let (low, high) = match preprocess {
-        Some(p) => pixel_range(p),
-        None => (-1.0, 1.0),
+    let len: usize = network.input_shape().iter().product();
+    let over = |low, high| measure(split, SYNTHETIC_INPUTS, &synthetic(len, low, high)).map(|m| m.calibration);
+    let mut found = match preprocess {
+        Some(p) => {
+            let (low, high) = pixel_range(p);
+            over(low, high)?
+        }
+        None => Calibration { input: over(-4.0, 4.0)?.input, ..over(-1.0, 1.0)? },
     };
+    found.synthetic = true;
+    found.features.clear();
+    Ok(found.with_margin(SYNTHETIC_MARGIN))
+}
+
+/// Test patterns with values from `low` to `high`, the same every time.
+fn synthetic(len: usize, low: f32, high: f32) -> Vec<f32> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut uniform = || {
-        // xorshift64*: reproducible test patterns, no randomness needed.
+        // xorshift64*: reproducible patterns, no randomness needed.
         state ^= state >> 12;
         state ^= state << 25;
         state ^= state >> 27;
@@ -108,24 +118,19 @@ pub(crate) fn on_synthetic(
     let mut inputs = Vec::with_capacity(SYNTHETIC_INPUTS * len);
     for sample in 0..SYNTHETIC_INPUTS {
         let (contrast, offset) = (uniform(), uniform());
+        // Blots of many sizes, as strokes and objects are: what a trained network answers to most.
+        let run = 1 << (sample / 4 % 6);
         for i in 0..len {
             let unit = match sample % 4 {
                 0 => uniform(),
                 1 => (i as f32 / len as f32 + offset).fract(),
-                2 => {
-                    if uniform() < contrast {
-                        1.0
-                    } else {
-                        0.0
-                    }
-                }
+                2 => f32::from(u8::from(((i / run) as u32).wrapping_mul(2_654_435_761) >> 31 == 1)),
                 _ => 0.5 + (uniform() - 0.5) * contrast,
             };
             inputs.push(low + (high - low) * unit);
         }
     }
-    let measured = measure(split, SYNTHETIC_INPUTS, &inputs)?;
-    Ok(Calibration { synthetic: true, features: Vec::new(), ..measured.calibration.with_margin(SYNTHETIC_MARGIN) })
+    inputs
 }
 
 /// Smallest and largest input value that pixels of 0 to 255 give.

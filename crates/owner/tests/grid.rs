@@ -17,7 +17,8 @@ fn every_scope_activation_input_and_security_decrypts_correctly() {
                 for security in SecurityLevel::ALL {
                     let what = format!("{network} ({activation}) {scope} encrypted {encrypted_input} {security}");
                     let f = fixture(network);
-                    let (report, found) = home.protect_and_verify(&f, &scope, "", encrypted_input, security);
+                    let (report, found) =
+                        home.protect_and_verify(&f, Some(&f.data), &scope, "", encrypted_input, security);
                     println!(
                         "{what}: N=2^{} {:?} digits; error {:.1e} of {:.1e}, largest output {:.1}, {:.1} ms, {} bytes",
                         report.log_n,
@@ -53,8 +54,14 @@ fn deeper_chains_and_higher_degrees_decrypt_correctly() {
     ] {
         for encrypted_input in [false, true] {
             let f = fixture(network);
-            let (report, found) =
-                home.protect_and_verify(&f, &Scope::Classifier, activation, encrypted_input, SecurityLevel::Bits128);
+            let (report, found) = home.protect_and_verify(
+                &f,
+                Some(&f.data),
+                &Scope::Classifier,
+                activation,
+                encrypted_input,
+                SecurityLevel::Bits128,
+            );
             println!(
                 "{network} {activation} encrypted {encrypted_input}: N=2^{} {:?}; error {:.1e} of {:.1e}, largest {:.1}, {:.1} ms",
                 report.log_n,

@@ -64,13 +64,8 @@ impl Failure {
 
 /// Errors that a different path or file cures.
 fn is_about_the_path(kind: ErrorKind) -> bool {
-    use ErrorKind::{
-        AlreadyExists, InvalidData, InvalidInput, IsADirectory, NotADirectory, NotFound, UnexpectedEof,
-    };
-    matches!(
-        kind,
-        AlreadyExists | InvalidData | InvalidInput | IsADirectory | NotADirectory | NotFound | UnexpectedEof
-    )
+    use ErrorKind::{AlreadyExists, InvalidData, InvalidInput, IsADirectory, NotADirectory, NotFound, UnexpectedEof};
+    matches!(kind, AlreadyExists | InvalidData | InvalidInput | IsADirectory | NotADirectory | NotFound | UnexpectedEof)
 }
 
 /// Writing to standard output failed.
@@ -81,5 +76,41 @@ impl From<io::Error> for Failure {
             ErrorKind::BrokenPipe => Self::silent(0),
             _ => Self::failed(format!("cannot write to standard output: {error}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Wrapped(io::Error);
+
+    impl std::fmt::Display for Wrapped {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "outer: {}", self.0)
+        }
+    }
+
+    impl Error for Wrapped {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+
+    #[test]
+    fn the_exit_code_tells_bad_paths_from_what_the_system_refused() {
+        let code = |kind: ErrorKind| Failure::of(&Wrapped(kind.into())).code();
+        assert_eq!([ErrorKind::NotFound, ErrorKind::IsADirectory].map(code), [2, 2]);
+        assert_eq!([ErrorKind::StorageFull, ErrorKind::PermissionDenied, ErrorKind::TimedOut].map(code), [1, 1, 1]);
+        assert_eq!(Failure::of(&std::fmt::Error).code(), 2);
+    }
+
+    #[test]
+    fn a_message_never_has_more_than_two_lines() {
+        let long = Failure::usage("one\n\ntwo\r\nthree\n").at("here");
+        assert_eq!(long.message().as_deref(), Some("here: one\ntwo three"));
+        let closed = Failure::from(io::Error::from(ErrorKind::BrokenPipe));
+        assert_eq!((closed.code(), closed.message()), (0, None));
     }
 }

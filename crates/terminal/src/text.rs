@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn tables_align_by_characters_not_bytes() {
-        let rows = [["a".to_owned(), "µs".to_owned(), "x".to_owned()], ["long".to_owned(), "s".to_owned(), "y".to_owned()]];
+        let rows =
+            [["a".to_owned(), "µs".to_owned(), "x".to_owned()], ["long".to_owned(), "s".to_owned(), "y".to_owned()]];
         assert_eq!(table(&rows), "a     µs  x\nlong  s   y\n");
     }
 }

@@ -53,6 +53,7 @@ impl Home {
     pub fn protect_and_verify(
         &self,
         f: &Fixture,
+        calibrate: Option<&Dataset>,
         scope: &Scope,
         activation: &str,
         encrypted_input: bool,
@@ -65,7 +66,7 @@ impl Home {
             encrypted_input,
             substitutions: if activation.is_empty() { Default::default() } else { activation.parse().unwrap() },
             preprocess: (!f.preprocess.is_empty()).then(|| f.preprocess.parse().unwrap()),
-            calibrate: Some(&f.data),
+            calibrate,
             security,
             force: false,
         };
