@@ -83,7 +83,7 @@ pub struct Decrypted {
     pub id: String,
     /// Its name.
     pub name: String,
-    /// The version that the results are of.
+    /// Its version.
     pub version: u32,
     /// Number of inferences.
     pub count: usize,
@@ -110,7 +110,7 @@ impl Owner {
     ///
     /// # Errors
     /// A file that is damaged or of a network that is not here; a vault without the key; results that are not what the network's
-    /// program ends in; outputs far outside their declared range, which no honest evaluation gives.
+    /// program ends in. Outputs outside their declared range are marked, not refused.
     pub fn decrypt(&self, results: &Path, reveal: Reveal, vault: &Vault) -> Result<Decrypted, OwnerError> {
         let start = Instant::now();
         let opened = Results::open(results)?;
@@ -135,7 +135,7 @@ impl Owner {
         Ok(Decrypted {
             id: opened.manifest.model.clone(),
             name: record.name,
-            version: opened.manifest.version,
+            version: record.version,
             count: predictions.len(),
             reveal,
             predictions,

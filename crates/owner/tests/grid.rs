@@ -51,6 +51,7 @@ fn deeper_chains_and_higher_degrees_decrypt_correctly() {
         ("torch-tabular", ""),
         ("torch-mlp-tanh", "tanh=poly:0,0.9,0,-0.1"),
         ("torch-mlp-sigmoid", "sigmoid=poly:0.5,0.23,0,-0.008,0.001"),
+        ("torch-mlp-tanh", "tanh=poly:0,0.97,0,-0.2,0,0.03,0,-0.002"),
     ] {
         for encrypted_input in [false, true] {
             let f = fixture(network);

@@ -25,15 +25,15 @@ impl Errors {
         Self { bound: deviation, samples }
     }
 
-    /// A bound only.
-    pub fn bounded(bound: f64) -> Self {
-        Self { bound, samples: Vec::new() }
-    }
-
     /// With an independent error of this deviation in every value.
     pub fn plus(&self, deviation: f64) -> Self {
-        let add = |v: &Vec<f64>| v.iter().map(|x| x + deviation * deviation).collect();
-        Self { bound: quadrature(&[self.bound, deviation]), samples: self.samples.iter().map(add).collect() }
+        self.plus_each(deviation, deviation)
+    }
+
+    /// With an independent error in every value, of one deviation for any input and another for the samples.
+    pub fn plus_each(&self, any: f64, sampled: f64) -> Self {
+        let add = |v: &Vec<f64>| v.iter().map(|x| x + sampled * sampled).collect();
+        Self { bound: quadrature(&[self.bound, any]), samples: self.samples.iter().map(add).collect() }
     }
 
     /// Errors of `W x` by diagonals: the weights' noise `weight_error` (in each slot) and the errors of `x`. The conjugation counts
@@ -62,6 +62,19 @@ impl Errors {
         Self { bound, samples: self.samples.iter().zip(traces).map(square).collect() }
     }
 
+    /// Errors of a polynomial of the values, |value| at most `largest`: its slope times theirs.
+    pub fn mapped(&self, coefficients: &[f64], largest: f64, traces: &[Trace]) -> Self {
+        let slope = |y: f64, size: fn(f64) -> f64| {
+            let terms = coefficients.iter().enumerate().skip(1).rev();
+            terms.fold(0.0, |acc, (k, c)| acc * y + k as f64 * size(*c))
+        };
+        let map = |(variances, t): (&Vec<f64>, &Trace)| {
+            variances.iter().zip(&t.linear).map(|(v, y)| slope(*y, |c| c).powi(2) * v).collect()
+        };
+        let bound = slope(largest + self.bound, f64::abs) * self.bound;
+        Self { bound, samples: self.samples.iter().zip(traces).map(map).collect() }
+    }
+
     /// Errors of inner products in the coefficients: `weight_error` times the norm of the input, and the errors of the input.
     pub fn inner_product(&self, stage: &Stage, range: &Ranges, traces: &[Trace], weight_error: f64) -> Self {
         let bound = quadrature(&[weight_error * range.input_norm, self.bound * stage.max_row_norm()]);
@@ -78,6 +91,12 @@ impl Errors {
         let sampled = self.samples.iter().flatten().fold(0.0f64, |m, v| m.max(*v)).sqrt();
         if self.samples.is_empty() { any } else { any.min(SAMPLE_MARGIN * deviations.tail(sampled, outputs)) }
     }
+}
+
+/// The largest linear value of the samples with their margin; `None` without samples.
+pub(crate) fn sampled_size(traces: &[Trace]) -> Option<f64> {
+    let largest = traces.iter().flat_map(|t| &t.linear).map(|y| y.abs()).reduce(f64::max)?;
+    Some(SAMPLE_MARGIN * largest)
 }
 
 /// `sum_j w_ij^2 v_j` for every row.

@@ -99,6 +99,7 @@ pub enum PlanError {
 /// Errors: an empty chain, numbers that are not finite, or no parameters up to N = 2^16 that fit.
 pub fn plan(request: &PlanRequest) -> Result<Plan, PlanError> {
     let stages = stages(request.chain);
+    let input = InputRange { max_abs: declared(request.input.max_abs), max_norm: declared(request.input.max_norm) };
     if stages.is_empty() {
         return Err(PlanError::Empty);
     }
@@ -106,7 +107,10 @@ pub fn plan(request: &PlanRequest) -> Result<Plan, PlanError> {
         return Err(PlanError::NotFinite("a weight"));
     }
     let traces = traces(&stages, request.samples);
-    let bounds = ranges(&stages, request.input, &traces);
+    let mut bounds = ranges(&stages, input, &traces);
+    if let Some(last) = bounds.last_mut() {
+        last.linear_max = declared(last.linear_max);
+    }
     if !(request.max_error.is_finite() && request.max_error > 0.0 && bounds.iter().all(|r| r.linear_max.is_finite())) {
         return Err(PlanError::NotFinite("the range of a value"));
     }
@@ -160,6 +164,12 @@ impl Draft {
     }
 }
 
+/// A range as it is declared in the bundle: up to the next eighth of a power of two, so that it says little about the
+/// weights and the calibration data it was computed from.
+pub(crate) fn declared(range: f64) -> f64 {
+    if range > 0.0 && range.is_finite() { ((range.log2() * 8.0 - 1e-9).ceil() / 8.0).exp2() } else { range }
+}
+
 impl Plan {
     /// The plaintext that constant `index` of group `group` encrypts. Errors: an unknown constant, or a value that does not
     /// fit the modulus.
@@ -200,7 +210,7 @@ impl Plan {
                     let slots: Vec<_> = slots.iter().map(|&x| subrosa_program::Complex64::new(x, 0.0)).collect();
                     encoder.slots_to_coefficients(&slots)
                 };
-                let coefficients = layout.weight_coefficients(index, &|r, c| stage.weight(r, c), &embed)?;
+                let coefficients = layout.weight_coefficients(index, &|r, c| stage.weight(r, c), embed)?;
                 encoder.encode_coefficients(&coefficients, scale, level)?
             }
             ConstantKind::RowsBias { stage, layout } => {

@@ -3,7 +3,7 @@
 use crate::chain::{Ranges, Stage, norm};
 use crate::forecast::{Deviations, quadrature};
 use crate::primes::{PrimeChain, split_bits};
-use crate::search::{ConstantKind, Draft, PlanRequest};
+use crate::search::{ConstantKind, Draft, PlanRequest, declared};
 use subrosa_fhe::ParameterSpec;
 use subrosa_program::layout::CoefficientDot;
 use subrosa_program::{ConstantGroup, InputLayout, InputSpec, OutputSpec, Program, Step};
@@ -60,8 +60,8 @@ pub(crate) fn draft(
             level,
             scale: input_scale,
             layout: InputLayout::CoefficientDot(layout.clone()),
-            max_abs: request.input.max_abs,
-            max_norm: request.input.max_norm,
+            max_abs: declared(request.input.max_abs),
+            max_norm: declared(request.input.max_norm),
         },
         constants: vec![group("weights", outputs * layout.chunks(), weight_scale), group("biases", outputs, scale)],
         steps,
@@ -72,7 +72,7 @@ pub(crate) fn draft(
             level,
             degree: if encrypted { 2 } else { 1 },
             scale,
-            max_abs: range.linear_max,
+            max_abs: declared(range.linear_max),
         },
     };
     let kinds =

@@ -6,11 +6,11 @@
 //! is relinearised once and brought down to one prime, so that a result is small.
 
 use crate::chain::{Post, Ranges, Stage, Trace};
-use crate::errors::Errors;
+use crate::errors::{Errors, sampled_size};
 use crate::forecast::{Deviations, quadrature};
 use crate::primes::{MAX_PRIME_BITS, PrimeChain, min_prime_bits, split_bits};
-use crate::search::{ConstantKind, Draft, PlanRequest};
-use std::collections::BTreeMap;
+use crate::search::{ConstantKind, Draft, PlanRequest, declared};
+use std::collections::{BTreeMap, BTreeSet};
 use subrosa_fhe::{Galois, KeyId, ParameterSpec, Parameters};
 use subrosa_program::layout::{CoefficientRows, Diagonals};
 use subrosa_program::{ConstantGroup, InputLayout, InputSpec, KeyRequirement, OutputSpec, Program, Register, Step};
@@ -27,6 +27,16 @@ struct Carried {
     degree: usize,
     scale: f64,
     error: Errors,
+}
+
+/// A power of the carried value.
+#[derive(Clone, Copy)]
+struct Power {
+    reg: Register,
+    level: usize,
+    scale: f64,
+    /// Deviation that was added on the way: for any value, and for values like the samples'.
+    added: [f64; 2],
 }
 
 struct Draftsman<'a> {
@@ -142,8 +152,8 @@ pub(crate) fn draft(
         level,
         scale: input_scale,
         layout: InputLayout::Diagonals(layout),
-        max_abs: request.input.max_abs,
-        max_norm: request.input.max_norm,
+        max_abs: declared(request.input.max_abs),
+        max_norm: declared(request.input.max_norm),
     };
     d.finish(log_n, request, input, output, max_abs_error)
 }
@@ -319,54 +329,65 @@ impl Draftsman<'_> {
                 self.steps.push(Step::Multiply { a: v.reg, b: v.reg, dst });
                 let error = v.error.squared(bound, self.traces.get(stage)?);
                 let square = Carried { reg: dst, level: v.level, degree: 2, scale: v.scale * v.scale, error };
-                if before_last { Some(square) } else { self.relinearize(square) }
+                if before_last {
+                    return Some(square);
+                }
+                let (level, scale, added) = self.relinearize(dst, v.level, square.scale, bound * bound)?;
+                Some(Carried { reg: dst, level, degree: 1, scale, error: square.error.plus(added) })
             }
-            Post::Polynomial(coefficients) => self.polynomial(coefficients, bound, v),
+            Post::Polynomial(coefficients) => self.polynomial(stage, coefficients, bound, v),
         }
     }
 
-    /// Relinearisation with the rescale in the same division.
-    fn relinearize(&mut self, v: Carried) -> Option<Carried> {
-        self.key_set([KeyId::new(Galois::IDENTITY, 2)], v.level);
-        self.steps.push(Step::Relinearize { reg: v.reg, rescale: true });
-        let scale = v.scale / self.primes.top(v.level);
-        let switched = self.dev.key_switch_rescale(&self.parameters, self.primes.shape(v.level)?, v.level, 1);
-        let error = v.error.plus(self.dev.slots(switched) / scale);
-        Some(Carried { reg: v.reg, level: v.level.checked_sub(1).filter(|&l| l > 0)?, degree: 1, scale, error })
+    /// Relinearisation with the rescale in the same division: level and scale behind it, and the deviation it adds. `None` if values
+    /// up to `largest` would not fit the modulus before it, or nothing is left behind it.
+    fn relinearize(&mut self, reg: Register, level: usize, scale: f64, largest: f64) -> Option<(usize, f64, f64)> {
+        if (scale * largest).log2() + 1.0 > self.parameters.log_q(level) || level < 2 {
+            return None;
+        }
+        self.key_set([KeyId::new(Galois::IDENTITY, 2)], level);
+        self.steps.push(Step::Relinearize { reg, rescale: true });
+        let scale = scale / self.primes.top(level);
+        let switched = self.dev.key_switch_rescale(&self.parameters, self.primes.shape(level)?, level, 1);
+        Some((level - 1, scale, self.dev.slots(switched) / scale))
     }
 
-    /// sum_k c_k v^k: powers by halving, each coefficient multiplied at a scale that brings all terms together.
-    fn polynomial(&mut self, coefficients: &[f64], bound: f64, v: Carried) -> Option<Carried> {
-        let degree = coefficients.len().checked_sub(1)?;
-        let mut powers: BTreeMap<usize, Carried> = BTreeMap::new();
-        powers.insert(1, v);
-        for k in 2..=degree {
+    /// sum_k c_k v^k: the powers that are needed by halving, each multiplied at a scale that brings all terms together.
+    fn polynomial(&mut self, stage: usize, coefficients: &[f64], bound: f64, v: Carried) -> Option<Carried> {
+        let traced = self.traces.get(stage)?;
+        // What the steps add is multiplied by powers of the value: of any value, and of values like the samples'.
+        let sizes = [bound, sampled_size(traced).map_or(bound, |s| s.min(bound))];
+        let mut powers = BTreeMap::from([(1, Power { reg: v.reg, level: v.level, scale: v.scale, added: [0.0; 2] })]);
+        for k in needed_powers(coefficients) {
             let (hi, lo) = (k.div_ceil(2), k / 2);
-            let (a, b) = (powers.get(&hi)?, powers.get(&lo)?);
+            let (a, b) = (*powers.get(&hi)?, *powers.get(&lo)?);
             let level = a.level.min(b.level);
-            let (a_reg, b_reg, a_level, b_level) = (a.reg, b.reg, a.level, b.level);
-            let scale = a.scale * b.scale;
-            let (ea, eb) = (a.error.bound, b.error.bound);
-            let error = Errors::bounded(bound.powi(hi as i32) * eb + bound.powi(lo as i32) * ea + ea * eb);
-            let a_reg = self.at_level(a_reg, a_level, level);
-            let b_reg = self.at_level(b_reg, b_level, level);
-            let dst = self.register();
-            self.steps.push(Step::Multiply { a: a_reg, b: b_reg, dst });
-            let power = self.relinearize(Carried { reg: dst, level, degree: 2, scale, error })?;
-            powers.insert(k, power);
+            let a_reg = self.at_level(a.reg, a.level, level);
+            let b_reg = if hi == lo { a_reg } else { self.at_level(b.reg, b.level, level) };
+            let reg = self.register();
+            self.steps.push(Step::Multiply { a: a_reg, b: b_reg, dst: reg });
+            let (level, scale, switched) = self.relinearize(reg, level, a.scale * b.scale, bound.powi(k as i32))?;
+            let mut added = [0.0; 2];
+            for (i, size) in sizes.iter().enumerate() {
+                let (ea, eb) = (a.added.get(i)?, b.added.get(i)?);
+                let carried = size.powi(hi as i32) * eb + size.powi(lo as i32) * ea + ea * eb;
+                *added.get_mut(i)? = quadrature(&[carried, switched]);
+            }
+            powers.insert(k, Power { reg, level, scale, added });
         }
         let level = powers.values().map(|p| p.level).min()?;
         let target = self.message_scale * self.primes.top(level);
         let mut sum: Option<Register> = None;
-        let mut error = 0.0;
+        let mut added = [0.0; 2];
         for (k, c) in coefficients.iter().enumerate().skip(1).filter(|(_, c)| **c != 0.0) {
-            let p = powers.get(&k)?;
-            let (reg, p_level, p_scale, p_error) = (p.reg, p.level, p.scale, p.error.bound);
-            let src = self.at_level(reg, p_level, level);
+            let p = *powers.get(&k)?;
+            let src = self.at_level(p.reg, p.level, level);
             let dst = self.register();
-            self.steps.push(Step::MultiplyScalar { src, value: *c, scale: target / p_scale, dst });
-            // A coefficient is rounded to a multiple of 1/scale.
-            error += c.abs() * p_error + 0.5 * p_scale / target * bound.powi(k as i32);
+            self.steps.push(Step::MultiplyScalar { src, value: *c, scale: target / p.scale, dst });
+            for ((total, size), own) in added.iter_mut().zip(sizes).zip(p.added) {
+                // A coefficient is rounded to a multiple of 1/scale.
+                *total += c.abs() * own + 0.5 * p.scale / target * size.powi(k as i32);
+            }
             match sum {
                 None => sum = Some(dst),
                 Some(acc) => self.steps.push(Step::Add { dst: acc, src: dst }),
@@ -379,8 +400,9 @@ impl Draftsman<'_> {
             self.steps.push(Step::AddScalar { reg, value: constant });
         }
         let rounding = self.dev.slots(self.dev.rescale()) / self.message_scale;
+        let [any, sampled] = added.map(|a| quadrature(&[a, rounding, 1.0 / self.message_scale]));
         let level = level.checked_sub(1).filter(|&l| l > 0)?;
-        let error = Errors::bounded(quadrature(&[error, rounding, 1.0 / self.message_scale]));
+        let error = v.error.mapped(coefficients, bound, self.traces.get(stage)?).plus_each(any, sampled);
         Some(Carried { reg, level, degree: 1, scale: self.message_scale, error })
     }
 
@@ -435,7 +457,7 @@ impl Draftsman<'_> {
             level,
             degree: 1,
             scale,
-            max_abs: r.linear_max,
+            max_abs: declared(r.linear_max),
         };
         Some((output, error))
     }
@@ -474,4 +496,16 @@ fn key_levels(sets: &[(Vec<KeyId>, usize)]) -> BTreeMap<KeyId, usize> {
             return levels;
         }
     }
+}
+
+/// Powers above the first that a polynomial needs, with those they are multiplied from, ascending.
+fn needed_powers(coefficients: &[f64]) -> BTreeSet<usize> {
+    let mut open: Vec<usize> = coefficients.iter().enumerate().filter(|(_, c)| **c != 0.0).map(|(k, _)| k).collect();
+    let mut needed = BTreeSet::new();
+    while let Some(k) = open.pop() {
+        if k > 1 && needed.insert(k) {
+            open.extend([k.div_ceil(2), k / 2]);
+        }
+    }
+    needed
 }

@@ -343,7 +343,7 @@ impl CoefficientRows {
         &self,
         output: usize,
         weight: &dyn Fn(usize, usize) -> f64,
-        embed: &dyn Fn(&[f64]) -> Result<Vec<f64>, E>,
+        embed: impl Fn(&[f64]) -> Result<Vec<f64>, E>,
     ) -> Result<Vec<f64>, E> {
         let mut out = vec![0.0; self.n];
         let first = output * self.rows_per_ciphertext();
@@ -517,7 +517,7 @@ mod tests {
             let input = embed(&slots).unwrap();
             for (row, e) in y.iter().enumerate() {
                 let (o, at) = l.position(row);
-                let p = negacyclic(&l.weight_coefficients(o, &|r, c| w[r * cols + c], &embed).unwrap(), &input);
+                let p = negacyclic(&l.weight_coefficients(o, &|r, c| w[r * cols + c], embed).unwrap(), &input);
                 assert!((p[at] * period as f64 - e).abs() < 1e-9, "{l:?} row {row}");
             }
         }

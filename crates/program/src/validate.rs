@@ -93,8 +93,10 @@ impl Program {
             return Err(format!("it uses more than {MAX_REGISTERS} registers"));
         }
         let output = &self.output;
-        if output.level == 0 || output.level > levels || !positive(output.scale) || !positive(output.factor) {
-            return Err("the output's level, scale or factor are impossible".into());
+        let degree = (1..=4).contains(&output.degree);
+        let numbers = [output.scale, output.factor, output.max_abs].into_iter().all(positive);
+        if output.level == 0 || output.level > levels || !degree || !numbers {
+            return Err("the output's level, degree, scale, factor or range are impossible".into());
         }
         let known = |&(r, c): &(usize, usize)| r < output.registers.len() && c < n;
         if output.positions.is_empty() || output.registers.is_empty() || !output.positions.iter().all(known) {
@@ -136,7 +138,7 @@ fn diagonals(d: &Diagonals, n: usize) -> Result<(), String> {
         && d.giants.saturating_mul(d.baby_stride) <= d.slots
         && d.input_period.is_none_or(|p| power(p) && p <= d.slots)
         && (1..=MAX_CONSTANTS).contains(&d.tiles.len())
-        && d.tiles.iter().all(|t| power(t.babies) && t.babies <= d.slots);
+        && d.tiles.iter().all(|t| power(t.babies) && t.babies <= d.slots && t.first_column <= MAX_CONSTANTS);
     if fits { Ok(()) } else { Err("a layout in the slots is impossible".into()) }
 }
 
