@@ -74,86 +74,137 @@ fn networks_that_cannot_be_protected_are_refused() {
         let output = WORLD.owner.run(&["inspect", model]);
         assert_eq!(output.status.code(), Some(2), "{model}");
     }
-    refused(&["protect", "missing.onnx", "--name", "n"], str![[r#"
+    refused(
+        &["protect", "missing.onnx", "--name", "n"],
+        str![[r#"
 error: cannot read missing.onnx: No such file or directory (os error 2)
 
-"#]]);
-    refused(&["protect", "empty", "--name", "n"], str![[r#"
+"#]],
+    );
+    refused(
+        &["protect", "empty", "--name", "n"],
+        str![[r#"
 error: not a usable ONNX file: it is empty
 
-"#]]);
-    refused(&["protect", "directory", "--name", "n"], str![[r#"
+"#]],
+    );
+    refused(
+        &["protect", "directory", "--name", "n"],
+        str![[r#"
 error: cannot read directory: Is a directory (os error 21)
 
-"#]]);
-    refused(&["protect", "noise", "--name", "n"], str![[r#"
+"#]],
+    );
+    refused(
+        &["protect", "noise", "--name", "n"],
+        str![[r#"
 error: not a usable ONNX file: damaged or cut off near byte 0
 
-"#]]);
-    refused(&["protect", "torch-mlp-tanh.onnx", "--name", "n"], str![[r#"
+"#]],
+    );
+    refused(
+        &["protect", "torch-mlp-tanh.onnx", "--name", "n"],
+        str![[r#"
 error: the tanh after layer '0' is no polynomial and cannot be evaluated on encrypted values: train the network with a polynomial in its place, give --activation tanh=poly:0,0.9,0,-0.1 (or another polynomial), or protect less with --scope last
 
-"#]]);
-    refused(&["protect", "torch-mlp-tanh.onnx", "--name", "n", "--activation", "tanh=poly:0,1"], str![[r#"
+"#]],
+    );
+    refused(
+        &["protect", "torch-mlp-tanh.onnx", "--name", "n", "--activation", "tanh=poly:0,1"],
+        str![[r#"
 error: x instead of tanh behind layer '0' was not part of the training, and what it costs in accuracy is not known: give calibration data (--calibrate FILE) to measure it, or --force to accept it unseen
 
-"#]]);
-    refused(&["protect", "torch-tabular.onnx", "--name", "n", "--scope", "from:nowhere"], str![[r#"
+"#]],
+    );
+    refused(
+        &["protect", "torch-tabular.onnx", "--name", "n", "--scope", "from:nowhere"],
+        str![[r#"
 error: no layer is called 'nowhere'; the FC layers that can be protected are: 0, 2
 
-"#]]);
+"#]],
+    );
     nothing_is_lost();
 }
 
 #[test]
 fn wishes_that_cannot_be_granted_are_refused() {
-    refused(&["protect", "torch-tabular.onnx", "--name", "a/b"], str![[r#"
+    refused(
+        &["protect", "torch-tabular.onnx", "--name", "a/b"],
+        str![[r#"
 error: 'a/b' cannot be a model's name: use 1 to 64 letters, digits, '.', '_' and '-'
 
-"#]]);
-    refused(&["protect", "torch-tabular.onnx", "--name", "n", "--scheme", "bgv"], str![[r#"
+"#]],
+    );
+    refused(
+        &["protect", "torch-tabular.onnx", "--name", "n", "--scheme", "bgv"],
+        str![[r#"
 error: the scheme bgv is not built yet: use --scheme ckks
 
-"#]]);
-    refused(&["protect", "torch-tabular.onnx", "--name", "n", "--security", "100"], str![[r#"
+"#]],
+    );
+    refused(
+        &["protect", "torch-tabular.onnx", "--name", "n", "--security", "100"],
+        str![[r#"
 error: invalid value '100' for '--security <SECURITY>': choose 128, 192 or 256
 For more information, try '--help'.
 
-"#]]);
-    refused(&["protect", "torch-tabular.onnx", "--name", "n", "--activation", "relu"], str![[r#"
+"#]],
+    );
+    refused(
+        &["protect", "torch-tabular.onnx", "--name", "n", "--activation", "relu"],
+        str![[r#"
 error: invalid value 'relu' for '--activation <ACTIVATION=POLYNOMIAL>': 'relu' is not a substitution: write ACTIVATION=POLYNOMIAL, for example relu=x2+2x
 For more information, try '--help'.
 
-"#]]);
-    refused(&["protect", "torch-tabular.onnx", "--name", "n", "--preprocess", "scale=x"], str![[r#"
+"#]],
+    );
+    refused(
+        &["protect", "torch-tabular.onnx", "--name", "n", "--preprocess", "scale=x"],
+        str![[r#"
 error: invalid value 'scale=x' for '--preprocess <PREPROCESS>': bad preprocessing 'scale=x': the scale must be a number or a fraction, not 0; write for example 'scale=1/255 mean=0.5 std=0.5 layout=nchw resize=28x28'
 For more information, try '--help'.
 
-"#]]);
-    refused(&["protect", "torch-tabular.onnx"], str![[r#"
+"#]],
+    );
+    refused(
+        &["protect", "torch-tabular.onnx"],
+        str![[r#"
 error: the following required arguments were not provided: --name <NAME>
 For more information, try '--help'.
 
-"#]]);
-    refused(&["train"], str![[r#"
+"#]],
+    );
+    refused(
+        &["train"],
+        str![[r#"
 error: unrecognized subcommand 'train'
 For more information, try '--help'.
 
-"#]]);
-    refused(&["demo", "--model", "cifar10"], str![[r#"
+"#]],
+    );
+    refused(
+        &["demo", "--model", "cifar10"],
+        str![[r#"
 error: the demo with cifar10 is not there yet: use --model mnist
 
-"#]]);
-    refused(&["decrypt", "net.srr", "--reveal", "top:0"], str![[r#"
+"#]],
+    );
+    refused(
+        &["decrypt", "net.srr", "--reveal", "top:0"],
+        str![[r#"
 error: invalid value 'top:0' for '--reveal <REVEAL>': 'top:0' is not a way to reveal: use label, top:K (K at least 1) or scores
 For more information, try '--help'.
 
-"#]]);
-    refused(&["bench", "classifier", "--shape", "5"], str![[r#"
+"#]],
+    );
+    refused(
+        &["bench", "classifier", "--shape", "5"],
+        str![[r#"
 error: invalid value '5' for '--shape <SHAPE>': write 2 to 9 sizes of 1 to 65536, as in 2304-512-10
 For more information, try '--help'.
 
-"#]]);
+"#]],
+    );
     nothing_is_lost();
 }
 
@@ -161,89 +212,143 @@ For more information, try '--help'.
 fn calibration_data_that_does_not_fit_is_refused() {
     let protect = ["protect", "torch-tabular.onnx", "--name", "n", "--calibrate"];
     let with = |data: &[&'static str]| [&protect[..], data].concat();
-    refused(&with(&["short.npy"]), str![[r#"
+    refused(
+        &with(&["short.npy"]),
+        str![[r#"
 error: the input does not fit the network: it holds samples of shape [29], the network takes [30]; reshape or transpose the array to [samples, 30]
 
-"#]]);
-    refused(&with(&["nan.npy"]), str![[r#"
+"#]],
+    );
+    refused(
+        &with(&["nan.npy"]),
+        str![[r#"
 error: nan.npy, record 2: value 4 is NaN; replace it by a finite float32 number or leave the record out
 
-"#]]);
-    refused(&with(&["infinite.npy"]), str![[r#"
+"#]],
+    );
+    refused(
+        &with(&["infinite.npy"]),
+        str![[r#"
 error: infinite.npy, record 2: value 30 is -inf; replace it by a finite float32 number or leave the record out
 
-"#]]);
-    refused(&with(&["zeros.npy"]), str![[r#"
+"#]],
+    );
+    refused(
+        &with(&["zeros.npy"]),
+        str![[r#"
 error: every feature is zero on the calibration data: give data the network answers to (--calibrate FILE)
 
-"#]]);
-    refused(&with(&["empty"]), str![[r#"
+"#]],
+    );
+    refused(
+        &with(&["empty"]),
+        str![[r#"
 error: empty: it is empty; give a file with at least one sample
 
-"#]]);
-    refused(&with(&["directory"]), str![[r#"
+"#]],
+    );
+    refused(
+        &with(&["directory"]),
+        str![[r#"
 error: directory: the directory holds no .png, .jpg or .jpeg file; give a directory of images, or a file of another format
 
-"#]]);
-    refused(&with(&["torch-tabular.npy", "--labels", "labels.csv"]), str![[r#"
+"#]],
+    );
+    refused(
+        &with(&["torch-tabular.npy", "--labels", "labels.csv"]),
+        str![[r#"
 error: labels.csv holds 2 labels, torch-tabular.npy holds 20 samples: give the labels of these samples, in their order
 
-"#]]);
+"#]],
+    );
     nothing_is_lost();
 }
 
 #[test]
 fn samples_that_do_not_fit_are_refused_by_verify() {
     let with = |data: &[&'static str]| [&["verify", "tabular", "--input"], data].concat();
-    refused(&with(&["short.npy"]), str![[r#"
+    refused(
+        &with(&["short.npy"]),
+        str![[r#"
 error: short.npy: the input does not fit the network: it holds samples of shape [29], the network takes [30]; reshape or transpose the array to [samples, 30]
 
-"#]]);
-    refused(&with(&["nan.npy"]), str![[r#"
+"#]],
+    );
+    refused(
+        &with(&["nan.npy"]),
+        str![[r#"
 error: nan.npy, record 2: value 4 is NaN; replace it by a finite float32 number or leave the record out
 
-"#]]);
-    refused(&with(&["infinite.npy"]), str![[r#"
+"#]],
+    );
+    refused(
+        &with(&["infinite.npy"]),
+        str![[r#"
 error: infinite.npy, record 2: value 30 is -inf; replace it by a finite float32 number or leave the record out
 
-"#]]);
-    refused(&with(&["missing.npy"]), str![[r#"
+"#]],
+    );
+    refused(
+        &with(&["missing.npy"]),
+        str![[r#"
 error: cannot read missing.npy: No such file or directory (os error 2)
 
-"#]]);
+"#]],
+    );
     nothing_is_lost();
 }
 
 #[test]
 fn results_that_are_not_ours_or_not_whole_are_refused() {
-    refused(&["decrypt", "missing.srr"], str![[r#"
+    refused(
+        &["decrypt", "missing.srr"],
+        str![[r#"
 error: missing.srr: cannot open the file: No such file or directory (os error 2)
 
-"#]]);
-    refused(&["decrypt", "empty"], str![[r#"
+"#]],
+    );
+    refused(
+        &["decrypt", "empty"],
+        str![[r#"
 error: empty is empty: whatever wrote or copied it did not finish; fetch the file again
 
-"#]]);
-    refused(&["decrypt", "directory"], str![[r#"
+"#]],
+    );
+    refused(
+        &["decrypt", "directory"],
+        str![[r#"
 error: directory is not a regular file: give the path of a Subrosa file
 
-"#]]);
-    refused(&["decrypt", "noise"], str![[r#"
+"#]],
+    );
+    refused(
+        &["decrypt", "noise"],
+        str![[r#"
 error: noise is not a Subrosa file: it does not begin with the format's mark
 
-"#]]);
-    refused(&["decrypt", "net.srb"], str![[r#"
+"#]],
+    );
+    refused(
+        &["decrypt", "net.srb"],
+        str![[r#"
 error: net.srb is a Subrosa file of kind 'SRBUNDLE', but one of kind 'SRRESULT' is needed here
 
-"#]]);
-    refused(&["decrypt", "strange.srr"], str![[r#"
+"#]],
+    );
+    refused(
+        &["decrypt", "strange.srr"],
+        str![[r#"
 error: strange.srr: these results are of the network 'tabular' (id [STRANGE]), which is not in this registry: decrypt them where it was protected, or restore its key and registry
 
-"#]]);
-    refused(&["decrypt", "net.srr", "--out", "directory"], str![[r#"
+"#]],
+    );
+    refused(
+        &["decrypt", "net.srr", "--out", "directory"],
+        str![[r#"
 error: cannot write directory: something that is not a regular file stands there
 
-"#]]);
+"#]],
+    );
     let results = fs::read(WORLD.owner.path("net.srr")).unwrap();
     for at in [10, 64, results.len() / 2, results.len() - 5] {
         let mut damaged = results.clone();
@@ -279,59 +384,95 @@ fn results_relabelled_as_another_networks_are_refused() {
 
 #[test]
 fn ids_that_nobody_has_are_refused() {
-    refused(&["show", "nobody"], str![[r#"
+    refused(
+        &["show", "nobody"],
+        str![[r#"
 error: the registry has no model 'nobody': 'subrosa models' lists what there is
 
-"#]]);
-    refused(&["deploy", "tabulra", "--out", "x.srb"], str![[r#"
+"#]],
+    );
+    refused(
+        &["deploy", "tabulra", "--out", "x.srb"],
+        str![[r#"
 error: the registry has no model 'tabulra': did you mean tabular?
 
-"#]]);
-    refused(&["remove", "ffff"], str![[r#"
+"#]],
+    );
+    refused(
+        &["remove", "ffff"],
+        str![[r#"
 error: the registry has no model 'ffff': 'subrosa models' lists what there is
 
-"#]]);
-    refused(&["verify", "tabular@7", "--input", "torch-tabular.npy"], str![[r#"
+"#]],
+    );
+    refused(
+        &["verify", "tabular@7", "--input", "torch-tabular.npy"],
+        str![[r#"
 error: the registry has no model 'tabular@7': did you mean tabular@1?
 
-"#]]);
-    refused(&["deploy", "tabular", "--out", "directory"], str![[r#"
+"#]],
+    );
+    refused(
+        &["deploy", "tabular", "--out", "directory"],
+        str![[r#"
 error: directory: cannot create the file: something that is not a regular file stands there
 
-"#]]);
+"#]],
+    );
     nothing_is_lost();
 }
 
 #[test]
 fn wrong_and_missing_passphrases_are_refused() {
-    refused(&["decrypt", "net.srr", "--passphrase-file", "wrong"], str![[r#"
+    refused(
+        &["decrypt", "net.srr", "--passphrase-file", "wrong"],
+        str![[r#"
 error: [DIR]/home/vault/identity.age: wrong passphrase: try again, or restore the keys from a backup whose passphrase you know (nobody can recover a lost one)
 
-"#]]);
-    refused(&["decrypt", "net.srr", "--passphrase-file", "empty"], str![[r#"
+"#]],
+    );
+    refused(
+        &["decrypt", "net.srr", "--passphrase-file", "empty"],
+        str![[r#"
 error: empty: the passphrase is empty: choose one that is hard to guess
 
-"#]]);
-    refused(&["decrypt", "net.srr", "--passphrase-file", "missing"], str![[r#"
+"#]],
+    );
+    refused(
+        &["decrypt", "net.srr", "--passphrase-file", "missing"],
+        str![[r#"
 error: cannot read the passphrase from missing: No such file or directory (os error 2)
 
-"#]]);
-    refused(&["decrypt", "net.srr", "--passphrase-file", "noise"], str![[r#"
+"#]],
+    );
+    refused(
+        &["decrypt", "net.srr", "--passphrase-file", "noise"],
+        str![[r#"
 error: noise is too long for a passphrase: give the right file
 
-"#]]);
-    refused(&["keys", "restore", "noise"], str![[r#"
+"#]],
+    );
+    refused(
+        &["keys", "restore", "noise"],
+        str![[r#"
 error: noise is not a complete Subrosa key backup (Header is invalid): use another copy of it
 
-"#]]);
-    refused(&["keys", "restore", "missing"], str![[r#"
+"#]],
+    );
+    refused(
+        &["keys", "restore", "missing"],
+        str![[r#"
 error: cannot read missing: No such file or directory (os error 2)
 
-"#]]);
-    refused(&["decrypt", "net.srr", "--home", "nowhere"], str![[r#"
+"#]],
+    );
+    refused(
+        &["decrypt", "net.srr", "--home", "nowhere"],
+        str![[r#"
 error: nowhere holds no key vault: 'subrosa protect' or 'subrosa keys restore' creates one
 
-"#]]);
+"#]],
+    );
     let mut unasked = WORLD.owner.command(&["identity"]);
     let output = unasked.env_remove("SUBROSA_PASSPHRASE").stdin(std::process::Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));

@@ -1,0 +1,118 @@
+//! Plans of random chains of many shapes: secure, well formed, and filled with what the layers say.
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use subrosa_fhe::security::{SecurityLevel, max_log_qp};
+use subrosa_fhe::{Encoder, Kernel, Parameters};
+use subrosa_network::{Activation, Chain, Dense, Polynomial};
+use subrosa_plan::{InputRange, Plan, PlanError, PlanRequest, plan};
+
+/// A chain with He-like weights and this activation between its layers, and samples as after a ReLU.
+fn chain(shape: &[usize], activation: &str, seed: u64) -> (Chain, Vec<Vec<f64>>) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let layers = shape.windows(2).enumerate().map(|(i, pair)| {
+        let (cols, rows) = (pair[0], pair[1]);
+        let width = (3.0 / cols as f64).sqrt();
+        let polynomial: Polynomial = activation.parse().unwrap();
+        let last = i + 2 == shape.len();
+        Dense {
+            name: format!("{rows}x{cols}"),
+            rows,
+            cols,
+            weights: (0..rows * cols).map(|_| rng.random_range(-width..width)).collect(),
+            bias: (0..rows).map(|_| rng.random_range(-0.1..0.1)).collect(),
+            activation: if last || polynomial.is_identity() {
+                Activation::Identity
+            } else {
+                Activation::Polynomial(polynomial)
+            },
+        }
+    });
+    let layers = layers.collect();
+    let mut feature = || if rng.random_range(0..5) < 3 { 0.0 } else { rng.random_range(0.0..1.0) };
+    let samples = (0..8).map(|_| (0..shape[0]).map(|_| feature()).collect()).collect();
+    (Chain { layers }, samples)
+}
+
+fn planned(
+    chain: &Chain,
+    samples: &[Vec<f64>],
+    encrypted_input: bool,
+    security: SecurityLevel,
+) -> Result<Plan, PlanError> {
+    let norm = |x: &Vec<f64>| x.iter().map(|v| v * v).sum::<f64>().sqrt();
+    let max_norm = 1.5 * samples.iter().map(norm).fold(0.0, f64::max);
+    let largest = samples.iter().flat_map(|x| chain.eval(x)).fold(0.0f64, |m, v| m.max(v.abs()));
+    plan(&PlanRequest {
+        chain,
+        input: InputRange { max_abs: 1.5, max_norm },
+        samples,
+        encrypted_input,
+        security,
+        max_error: 1e-3 * largest,
+        kernel: Kernel::Portable,
+    })
+}
+
+#[test]
+fn plans_of_any_shape_are_well_formed_and_within_the_security_table() {
+    let shapes: [&[usize]; 8] = [
+        &[64, 10],
+        &[784, 128, 10],
+        &[1600, 512, 10],
+        &[30, 16, 2],
+        &[577, 61, 7],
+        &[64, 37, 19, 10],
+        &[1, 1, 1],
+        &[5, 300, 3],
+    ];
+    for (i, shape) in shapes.into_iter().enumerate() {
+        let (chain, samples) = chain(shape, "x2+2x", i as u64);
+        for encrypted_input in [false, true] {
+            for security in SecurityLevel::ALL {
+                let what = format!("{shape:?} encrypted {encrypted_input} {security}");
+                let p = planned(&chain, &samples, encrypted_input, security).unwrap_or_else(|e| panic!("{what}: {e}"));
+                p.program.validate().unwrap_or_else(|e| panic!("{what}: {e}"));
+                let parameters = Parameters::new(p.program.parameters.clone(), Kernel::Portable).unwrap();
+                let bound = max_log_qp(parameters.log_n(), security).unwrap();
+                for key in &p.program.keys {
+                    parameters.check_key(key.shape).unwrap();
+                    assert!(parameters.log_qp(key.shape) <= p.log_qp && p.log_qp <= bound, "{what}");
+                }
+                assert!((p.forecast.table_slack_bits - (bound - p.log_qp)).abs() < 1e-9);
+                assert!(
+                    p.forecast.remaining_budget_bits > 0.0 && p.forecast.max_abs_error > 0.0,
+                    "{what}: {:?}",
+                    p.forecast
+                );
+                assert_eq!(p.program.output.positions.len(), *shape.last().unwrap());
+                // Every constant can be encoded at its scale and level.
+                let encoder = Encoder::new(&parameters);
+                for (g, group) in p.program.constants.iter().enumerate() {
+                    for index in [0, group.count - 1] {
+                        let plaintext = p.constant(&encoder, g, index).unwrap_or_else(|e| panic!("{what}: {e}"));
+                        assert_eq!((plaintext.level(), plaintext.scale), (group.level, group.scale), "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_request_without_weights_or_with_numbers_that_are_none_is_refused() {
+    let (good, samples) = chain(&[8, 4, 2], "square", 1);
+    assert!(matches!(
+        planned(&Chain { layers: Vec::new() }, &samples, false, SecurityLevel::Bits128),
+        Err(PlanError::Empty)
+    ));
+    let mut bad = good;
+    bad.layers[0].weights[3] = f64::NAN;
+    assert!(matches!(planned(&bad, &samples, false, SecurityLevel::Bits128), Err(PlanError::NotFinite(_))));
+}
+
+#[test]
+fn a_chain_too_deep_for_any_ring_is_refused_with_the_cure() {
+    let (deep, samples) = chain(&[4; 24], "poly:0,0.9,0.1", 1);
+    let error = planned(&deep, &samples, true, SecurityLevel::Bits256).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(error.contains("--scope last"), "{error}");
+}
