@@ -51,6 +51,13 @@ pub(crate) fn decrypt(
     if reveal == Reveal::Scores {
         terminal.warn("all outputs are revealed: they are for the owner's own eyes, since they help to copy the network and say something about its key");
     }
+    let doubtful = decrypted.predictions.iter().filter(|p| p.out_of_range).count();
+    if doubtful > 0 {
+        let count = decrypted.count;
+        terminal.warn(format!(
+            "{doubtful} of {count} answers lie outside the range the network was protected for and may be wrong"
+        ));
+    }
     let report = DecryptReport { decrypted, out: out.map(|path| path.display().to_string()) };
     if let Some(path) = out {
         write(path, &report.decrypted).map_err(io("write", path))?;
@@ -129,6 +136,9 @@ fn prediction(f: &mut fmt::Formatter<'_>, p: &Prediction) -> fmt::Result {
         (Some(scores), _) => scores.iter().try_for_each(|s| write!(f, "  {s:.6}"))?,
         (None, Some(top)) => top.iter().try_for_each(|(label, share)| write!(f, "  {label}:{share:.4}"))?,
         (None, None) => {}
+    }
+    if p.out_of_range {
+        write!(f, "  out of range")?;
     }
     writeln!(f)
 }

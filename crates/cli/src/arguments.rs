@@ -6,11 +6,11 @@ use subrosa_fhe::SecurityLevel;
 use subrosa_input::Preprocess;
 use subrosa_network::{Polynomial, Scope, Substitutions};
 use subrosa_owner::Reveal;
-use subrosa_terminal::Flags;
+use subrosa_terminal::{Flags, GLOBAL};
 
 /// Protects trained neural networks by homomorphic encryption, so that machines you do not trust can run them
 #[derive(Parser)]
-#[command(name = "subrosa", version, about, arg_required_else_help = true)]
+#[command(name = "subrosa", version, arg_required_else_help = true)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub flags: Flags,
@@ -24,10 +24,10 @@ pub(crate) struct Arguments {
 #[derive(Args)]
 pub(crate) struct HomeFlags {
     /// The home directory: registry, key vault, encrypted networks [default: in the platform's data directory]
-    #[arg(long, global = true, value_name = "DIR", env = "SUBROSA_HOME", hide_env_values = true)]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "DIR", env = "SUBROSA_HOME", hide_env_values = true)]
     pub home: Option<PathBuf>,
     /// File with the vault's passphrase; else the variable SUBROSA_PASSPHRASE, else you are asked
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
 }
 

@@ -26,9 +26,21 @@ impl HomeFlags {
         })
     }
 
-    /// The owner's side on the home directory.
-    pub fn owner(&self) -> Result<Owner, Failure> {
+    /// The owner's side on the home directory, created if there is none.
+    pub fn owner_or_new(&self) -> Result<Owner, Failure> {
         Owner::open(&self.directory()?).map_err(failure)
+    }
+
+    /// The owner's side on the home directory; a mistyped one is not created.
+    pub fn owner(&self) -> Result<Owner, Failure> {
+        let home = self.directory()?;
+        if !home.is_dir() {
+            return Err(Failure::usage(format!(
+                "there is no home directory {}: 'subrosa protect' makes one, --home or SUBROSA_HOME names another",
+                home.display()
+            )));
+        }
+        Owner::open(&home).map_err(failure)
     }
 
     /// The vault, which must exist.

@@ -7,7 +7,7 @@ use crate::samples::{self, OnBars};
 use serde::Serialize;
 use std::fmt;
 use subrosa_network::Substitutions;
-use subrosa_owner::{Calibration, Owner, ProtectReport, ProtectRequest};
+use subrosa_owner::{Calibration, Owner, OwnerError, ProtectReport, ProtectRequest};
 use subrosa_terminal::{Failure, Terminal, text};
 
 /// What `protect` prints.
@@ -46,13 +46,13 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
         // Planning stores nothing but needs an owner: this one is gone afterwards.
         let nowhere = tempfile::tempdir().map_err(io("create a directory in", &std::env::temp_dir()))?;
         let owner = Owner::open(nowhere.path()).map_err(failure)?;
-        let (plan, calibration) = owner.plan(&request).map_err(failure)?;
+        let (plan, calibration) = owner.plan(&request).map_err(|e| blamed(wanted, e))?;
         warn(terminal, &calibration, &[]);
         return terminal.report(&PlanReport::new(&plan, calibration)?);
     }
-    let owner = home.owner()?;
+    let owner = home.owner_or_new()?;
     let plan = if wanted.explain {
-        let (plan, calibration) = owner.plan(&request).map_err(failure)?;
+        let (plan, calibration) = owner.plan(&request).map_err(|e| blamed(wanted, e))?;
         Some(PlanReport::new(&plan, calibration)?)
     } else {
         None
@@ -61,9 +61,18 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
         terminal.text(plan)?;
     }
     let (vault, _) = home.vault_or_new()?;
-    let report = owner.protect(&request, &vault, &OnBars(terminal.bars())).map_err(failure)?;
+    let report = owner.protect(&request, &vault, &OnBars(terminal.bars())).map_err(|e| blamed(wanted, e))?;
     warn(terminal, &report.calibration, &report.replaced);
     terminal.report(&Protected { report, plan })
+}
+
+/// The failure with the name of the file that is to blame.
+fn blamed(wanted: &ProtectFlags, error: OwnerError) -> Failure {
+    match (&error, &wanted.calibrate) {
+        (OwnerError::Network(_) | OwnerError::Plain(_), _) => failure(error).at(wanted.model.display()),
+        (OwnerError::Input(_), Some(data)) => failure(error).at(data),
+        _ => failure(error),
+    }
 }
 
 /// What the owner should know about ranges and replaced activations.
@@ -86,7 +95,7 @@ fn warn(terminal: &Terminal, calibration: &Calibration, replaced: &[String]) {
         }
         (None, _) => "what that costs is not known".into(),
     };
-    terminal.warn(format!("replaced {}: {cost}", replaced.join(", ")));
+    terminal.warn(format!("{}: {cost}", replaced.join(", ")));
 }
 
 impl fmt::Display for Protected {

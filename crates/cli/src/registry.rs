@@ -27,9 +27,10 @@ struct Removed {
 }
 
 pub(crate) fn models(terminal: &mut Terminal, home: &HomeFlags) -> Result<(), Failure> {
-    let owner = home.owner()?;
-    terminal.detail(format!("home {}", owner.home().display()));
-    let models = owner.registry().list().map_err(failure)?;
+    let directory = home.directory()?;
+    terminal.detail(format!("home {}", directory.display()));
+    // Where there is no home there are no networks, and looking makes none.
+    let models = if directory.is_dir() { home.owner()?.registry().list().map_err(failure)? } else { Vec::new() };
     terminal.report(&Models { models })
 }
 

@@ -1,4 +1,6 @@
 //! The whole life of a network through both command lines.
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests
+
 mod common;
 
 use common::{Owner, borrowed, fixture, protect_tabular};

@@ -1,4 +1,6 @@
 //! No bundle holds the secret key, in any of the forms in which this project could write it.
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests
+
 mod common;
 
 use common::{Owner, borrowed, protect_tabular};

@@ -70,7 +70,8 @@ pub fn infer(request: &InferRequest, bars: &Bars) -> Result<InferReport, Failure
     let start = Instant::now();
     let processor = Processor::load(request.bundle, &request.options).map_err(failure)?;
     let load_seconds = start.elapsed().as_secs_f64();
-    let samples = processor.acquire(request.input, request.limit).map_err(failure)?;
+    let samples = subrosa_input::read(request.input, request.limit).map_err(|e| failure(e.into()))?;
+    let samples = processor.preprocess(&samples).map_err(|e| failure(e).at(request.input))?;
     let mut results = processor.results(request.out).map_err(failure)?;
     let parameters = processor.parameters();
 

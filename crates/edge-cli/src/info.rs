@@ -73,13 +73,14 @@ pub(crate) fn info(path: &Path, trust: Option<&Signer>) -> Result<InfoReport, Fa
 }
 
 /// Memory of the unpacked weights and keys: two polynomials of 8-byte words for each ciphertext and each digit of a key.
+/// Saturates, since whoever wrote the bundle chose the numbers.
 fn expanded_bytes(program: &Program) -> u64 {
-    let pair = |limbs: usize| 2 * 8 * (limbs as u64) << program.parameters.log_n;
-    let weights: u64 = program.constants.iter().map(|g| g.count as u64 * pair(g.level)).sum();
-    let key = |shape: subrosa_fhe::KeyShape| shape.digits() as u64 * pair(shape.level + shape.specials);
-    let keys: u64 = program.keys.iter().map(|k| key(k.shape)).sum();
-    let public = if program.input.encrypted { pair(program.input.level) } else { 0 };
-    weights + keys + public
+    let n = 1u64.checked_shl(program.parameters.log_n).unwrap_or(u64::MAX);
+    let pairs = |count: usize, limbs: usize| [16, count as u64, limbs as u64].into_iter().fold(n, u64::saturating_mul);
+    let weights = program.constants.iter().map(|g| pairs(g.count, g.level));
+    let keys = program.keys.iter().map(|k| pairs(k.shape.digits(), k.shape.level.saturating_add(k.shape.specials)));
+    let public = pairs(usize::from(program.input.encrypted), program.input.level);
+    weights.chain(keys).fold(public, u64::saturating_add)
 }
 
 impl fmt::Display for InfoReport {

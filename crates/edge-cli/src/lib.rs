@@ -15,16 +15,16 @@ use std::io::Write;
 use std::path::PathBuf;
 use subrosa_edge_agent::Options;
 use subrosa_program::container::Signer;
-use subrosa_terminal::{Failure, Flags, Terminal};
+use subrosa_terminal::{Failure, Flags, GLOBAL, Terminal};
 
 /// Runs encrypted networks blind: nothing on this machine can decrypt weights, encrypted inputs or results.
 #[derive(Parser)]
-#[command(name = "subrosa-edge", version, about, arg_required_else_help = true)]
+#[command(name = "subrosa-edge", version, arg_required_else_help = true)]
 struct Arguments {
     #[command(flatten)]
     flags: Flags,
     /// The owner's public signing key (from `subrosa identity`); bundles of anyone else are refused
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "FILE")]
     trust: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,

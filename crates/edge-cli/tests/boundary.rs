@@ -1,4 +1,5 @@
 //! What the edge machine's programs may link.
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests
 
 use std::process::Command;
 

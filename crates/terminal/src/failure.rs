@@ -86,7 +86,7 @@ mod tests {
     #[derive(Debug)]
     struct Wrapped(io::Error);
 
-    impl std::fmt::Display for Wrapped {
+    impl Display for Wrapped {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             write!(f, "outer: {}", self.0)
         }

@@ -10,7 +10,7 @@ mod progress;
 mod session;
 pub mod text;
 
-pub use arguments::{Flags, parse};
+pub use arguments::{Flags, GLOBAL, parse};
 pub use failure::Failure;
 pub use progress::Bars;
 pub use session::{Terminal, main};

@@ -41,7 +41,7 @@ struct BenchReport {
 }
 
 /// One measurement; sizes are those of the setting.
-#[derive(Serialize, Clone)]
+#[derive(Serialize)]
 struct Row {
     what: &'static str,
     setting: String,
@@ -83,11 +83,19 @@ pub(crate) fn classifier(terminal: &mut Terminal, wanted: &ClassifierFlags) -> R
     }
     let peer = match wanted.peer {
         Some(Peer::Tenseal) => {
-            let ours = measure(&Shape(PEER_SHAPE.to_vec()), false)?;
+            let layer = Shape(PEER_SHAPE.to_vec());
+            if wanted.shape != layer {
+                rows.extend(measure(&layer, false)?);
+            }
+            let setting = format!("{layer}, plain input");
+            let ours: Vec<&Row> = rows.iter().filter(|r| r.setting == setting).collect();
             let seconds = |what| ours.iter().find(|r| r.what == what).map_or(0.0, |r| r.median_seconds);
-            let comparison = peer::tenseal(seconds("prepare") + seconds("infer"))?;
-            rows.extend(ours);
-            Some(comparison)
+            Some(peer::tenseal(peer::Layer {
+                seconds: seconds("prepare") + seconds("infer"),
+                ring_degree: ours.first().map_or(0, |r| 1 << r.log_n),
+                max_abs_error: ours.iter().map(|r| r.max_abs_error).fold(0.0, f64::max),
+                threads: threads as u64,
+            })?)
         }
         None => None,
     };

@@ -1,5 +1,6 @@
 //! A temporary owner with the real `subrosa` program, and the edge's command line in this process.
 #![allow(dead_code)] // each test file uses its part
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests
 
 use serde_json::Value;
 use std::ffi::OsString;
