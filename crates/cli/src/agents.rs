@@ -132,6 +132,9 @@ impl fmt::Display for DecryptReport {
 /// One prediction in a line.
 fn prediction(f: &mut fmt::Formatter<'_>, p: &Prediction) -> fmt::Result {
     write!(f, "{:6}  {}", p.index, p.label)?;
+    if let Some(name) = &p.name {
+        write!(f, "  {name}")?;
+    }
     match (&p.scores, &p.top) {
         (Some(scores), _) => scores.iter().try_for_each(|s| write!(f, "  {s:.6}"))?,
         (None, Some(top)) => top.iter().try_for_each(|(label, share)| write!(f, "  {label}:{share:.4}"))?,

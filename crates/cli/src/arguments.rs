@@ -149,6 +149,9 @@ pub(crate) struct ProtectFlags {
     /// Print the plan: steps, levels, keys, forecast
     #[arg(long)]
     pub explain: bool,
+    /// Text file with the names of the classes, one a line; they stay with the owner
+    #[arg(long, value_name = "FILE")]
+    pub classes: Option<PathBuf>,
     /// Plan only, store nothing
     #[arg(long, requires = "explain")]
     pub dry_run: bool,

@@ -6,6 +6,7 @@ use crate::plan::PlanReport;
 use crate::samples::{self, OnBars};
 use serde::Serialize;
 use std::fmt;
+use std::path::Path;
 use subrosa_network::Substitutions;
 use subrosa_owner::{Calibration, Owner, OwnerError, ProtectReport, ProtectRequest};
 use subrosa_terminal::{Failure, Terminal, text};
@@ -41,6 +42,7 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
         calibrate: data.as_ref(),
         security: wanted.security,
         force: wanted.force,
+        classes: wanted.classes.as_deref().map(class_names).transpose()?,
     };
     if wanted.dry_run {
         // Planning stores nothing but needs an owner: this one is gone afterwards.
@@ -64,6 +66,12 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
     let report = owner.protect(&request, &vault, &OnBars(terminal.bars())).map_err(|e| blamed(wanted, e))?;
     warn(terminal, &report.calibration, &report.replaced);
     terminal.report(&Protected { report, plan })
+}
+
+/// One name a line; empty lines at the end do not count.
+fn class_names(path: &Path) -> Result<Vec<String>, Failure> {
+    let text = std::fs::read_to_string(path).map_err(io("read", path))?;
+    Ok(text.trim_end().lines().map(|line| line.trim().to_owned()).collect())
 }
 
 /// The failure with the name of the file that is to blame.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Instant;
 use subrosa_fhe::{Ciphertext, Kernel};
-use subrosa_network::{Activation, Network, Polynomial};
+use subrosa_network::{Network, Polynomial};
 use subrosa_program::OutputSpec;
 use subrosa_program::bundle::{Bundle, PROTECTED_KIND};
 use subrosa_program::results::Results;
@@ -65,6 +65,9 @@ pub struct Prediction {
     pub index: usize,
     /// Top class.
     pub label: usize,
+    /// Its name, if names were given to `protect`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Present and true if an output lies outside the range the network was protected for: the answer may be wrong.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub out_of_range: bool,
@@ -103,6 +106,7 @@ pub(crate) struct Decryptor {
     output: OutputSpec,
     /// Activation after the last layer, applied here in the clear.
     activation: Option<Polynomial>,
+    classes: Option<Vec<String>>,
 }
 
 impl Owner {
@@ -130,7 +134,7 @@ impl Owner {
         for (index, inference) in inferences.iter().enumerate() {
             let linear = decryptor.linear_outputs(inference)?;
             let out_of_range = linear.iter().any(|v| v.abs() > stored.program.output.max_abs);
-            predictions.push(revealed(index, decryptor.activated(linear), out_of_range, reveal));
+            predictions.push(decryptor.revealed(index, linear, out_of_range, reveal));
         }
         Ok(Decrypted {
             id: opened.manifest.model.clone(),
@@ -170,13 +174,8 @@ impl Owner {
         let packed = vault.get(&key_name(&id))?;
         let secret = SecretKey::from_bytes(&parameters, &packed)
             .map_err(|e| OwnerError::SecretKey { id, reason: e.to_string() })?;
-        let settings = self.settings(record)?;
-        let split = self.network(record)?.split(&settings.scope, &settings.substitutions)?;
-        let activation = match split.chain.layers.last().map(|l| &l.activation) {
-            Some(Activation::Polynomial(p)) => Some(p.clone()),
-            _ => None,
-        };
-        Ok(Decryptor { secret, output: stored.program.output.clone(), activation })
+        let Settings { output_activation, classes, .. } = self.settings(record)?;
+        Ok(Decryptor { secret, output: stored.program.output.clone(), activation: output_activation, classes })
     }
 }
 
@@ -200,16 +199,19 @@ impl Decryptor {
             None => linear,
         }
     }
-}
 
-fn revealed(index: usize, scores: Vec<f64>, out_of_range: bool, reveal: Reveal) -> Prediction {
-    let label = argmax(scores.iter().copied());
-    let top = match reveal {
-        Reveal::Label => None,
-        Reveal::Top(k) => Some(best(&scores, k)),
-        Reveal::Scores => Some(best(&scores, scores.len())),
-    };
-    Prediction { index, label, out_of_range, top, scores: (reveal == Reveal::Scores).then_some(scores) }
+    /// What the policy reveals of one inference, from its linear outputs.
+    fn revealed(&self, index: usize, linear: Vec<f64>, out_of_range: bool, reveal: Reveal) -> Prediction {
+        let scores = self.activated(linear);
+        let label = argmax(scores.iter().copied());
+        let name = self.classes.as_ref().and_then(|c| c.get(label)).cloned();
+        let top = match reveal {
+            Reveal::Label => None,
+            Reveal::Top(k) => Some(best(&scores, k)),
+            Reveal::Scores => Some(best(&scores, scores.len())),
+        };
+        Prediction { index, label, name, out_of_range, top, scores: (reveal == Reveal::Scores).then_some(scores) }
+    }
 }
 
 /// The best `k` classes with the softmax of their outputs.

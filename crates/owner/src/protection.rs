@@ -9,7 +9,7 @@ use std::time::Instant;
 use subrosa_fhe::security::SecurityLevel;
 use subrosa_fhe::{Encoder, Kernel, Parameters};
 use subrosa_input::{Dataset, Preprocess};
-use subrosa_network::{Activation, Network, Replaced, Scope, Split, Substitutions};
+use subrosa_network::{Activation, Network, Polynomial, Replaced, Scope, Split, Substitutions};
 use subrosa_plan::{Forecast, Plan, PlanRequest, plan};
 use subrosa_program::bundle::{Manifest, ProtectedWriter};
 use subrosa_registry::{NewModel, Vault};
@@ -40,6 +40,8 @@ pub struct ProtectRequest<'a> {
     pub security: SecurityLevel,
     /// Replace activations even if the cost is not known.
     pub force: bool,
+    /// Names of the classes, one for each output; never leave the owner.
+    pub classes: Option<Vec<String>>,
 }
 
 /// What `protect` did; stored with the model.
@@ -100,6 +102,10 @@ pub struct Settings {
     pub substitutions: Substitutions,
     /// Preprocessing of pixels.
     pub preprocess: Option<Preprocess>,
+    /// Activation after the last layer, which the owner applies.
+    pub output_activation: Option<Polynomial>,
+    /// Names of the classes.
+    pub classes: Option<Vec<String>>,
 }
 
 /// A network that was imported, split and calibrated.
@@ -138,7 +144,8 @@ impl Owner {
         let keygen_seconds = keygen.elapsed().as_secs_f64();
 
         let staging = self.registry.begin()?;
-        let layers_plain = prepared.network.layers().len().saturating_sub(protected_layers(&prepared.split));
+        let first = prepared.split.chain.layers.first().map(|l| l.name.clone());
+        let layers_plain = prepared.network.layers().iter().position(|l| Some(&l.name) == first.as_ref()).unwrap_or(0);
         let manifest = Manifest {
             id: staging.id().to_string(),
             name: request.name.into(),
@@ -196,6 +203,11 @@ impl Owner {
                 scope: request.scope.clone(),
                 substitutions: request.substitutions.clone(),
                 preprocess: request.preprocess.clone(),
+                output_activation: match prepared.split.chain.layers.last().map(|l| &l.activation) {
+                    Some(Activation::Polynomial(p)) => Some(p.clone()),
+                    _ => None,
+                },
+                classes: request.classes.clone(),
             },
         };
         // The key first: a key without a network is harmless, a network without its key is lost.
@@ -233,15 +245,16 @@ fn replacement(r: &Replaced) -> String {
     format!("{} instead of {} behind layer '{}'", r.to, r.from, r.layer)
 }
 
-fn protected_layers(split: &Split) -> usize {
-    let activations = split.chain.layers.iter().filter(|l| !matches!(l.activation, Activation::Identity)).count();
-    split.chain.layers.len() + activations
-}
-
 /// Imports, splits and calibrates; refuses replacements whose cost is not known.
 pub(crate) fn prepare(request: &ProtectRequest) -> Result<Prepared, OwnerError> {
     let network = Network::from_onnx(request.onnx)?;
     let split = network.split(&request.scope, &request.substitutions)?;
+    if let Some(names) = request.classes.as_ref().filter(|c| c.len() != network.outputs()) {
+        let (given, outputs) = (names.len(), network.outputs());
+        return Err(OwnerError::Usage(format!(
+            "{given} class names were given, the network has {outputs} outputs: give one a line"
+        )));
+    }
     let calibration = match request.calibrate {
         Some(data) => {
             let none = Preprocess::default();

@@ -145,6 +145,7 @@ impl Setting<'_> {
             calibrate: Some(&calibration),
             security: self.wanted.security,
             force: false,
+            classes: None,
         };
         let protected = owner.protect(&request, &vault, &Silent).map_err(failure)?;
         let bundle = place.join("bench.srb");

@@ -218,6 +218,7 @@ impl Run<'_, '_> {
             calibrate: Some(&reference.calibration),
             security: SecurityLevel::Bits128,
             force: false,
+            classes: None,
         };
         let progress = OnBars(self.terminal.bars());
         let protected = self.owner.protect(&request, self.vault, &progress).map_err(failure)?;

@@ -69,6 +69,7 @@ impl Home {
             calibrate,
             security,
             force: false,
+            classes: None,
         };
         let report = self.owner.protect(&request, &self.vault, &Silent).unwrap();
         let verify = VerifyRequest { id: &report.id, data: &f.data, threads: 1 };
