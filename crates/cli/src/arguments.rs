@@ -149,6 +149,9 @@ pub(crate) struct ProtectFlags {
     /// Print the plan: steps, levels, keys, forecast
     #[arg(long)]
     pub explain: bool,
+    /// Evaluate layers without an activation between them one by one, as the paper did, instead of folding them into one
+    #[arg(long)]
+    pub unfolded: bool,
     /// Text file with the names of the classes, one a line; they stay with the owner
     #[arg(long, value_name = "FILE")]
     pub classes: Option<PathBuf>,
@@ -222,6 +225,9 @@ pub(crate) struct ClassifierFlags {
     /// The activation between layers
     #[arg(long, default_value = "x2+2x")]
     pub activation: Polynomial,
+    /// Evaluate layers without an activation between them one by one, as the paper did, instead of folding them into one
+    #[arg(long)]
+    pub unfolded: bool,
     /// Time another library in the same run
     #[arg(long, value_enum)]
     pub peer: Option<Peer>,

@@ -42,6 +42,7 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
         calibrate: data.as_ref(),
         security: wanted.security,
         force: wanted.force,
+        fold: !wanted.unfolded,
         classes: wanted.classes.as_deref().map(class_names).transpose()?,
     };
     if wanted.dry_run {

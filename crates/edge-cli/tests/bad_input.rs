@@ -44,6 +44,7 @@ static FILES: LazyLock<Files> = LazyLock::new(|| {
                 calibrate: Some(&data),
                 security: 128.try_into().unwrap(),
                 force: false,
+                fold: true,
                 classes: None,
             };
             let report = owner.protect(&request, &vault, &Silent).unwrap();

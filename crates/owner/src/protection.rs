@@ -40,6 +40,8 @@ pub struct ProtectRequest<'a> {
     pub security: SecurityLevel,
     /// Replace activations even if the cost is not known.
     pub force: bool,
+    /// Whether layers without an activation between them are multiplied into one where that saves weights.
+    pub fold: bool,
     /// Names of the classes, one for each output; never leave the owner.
     pub classes: Option<Vec<String>>,
 }
@@ -270,7 +272,7 @@ pub(crate) fn prepare(request: &ProtectRequest) -> Result<Prepared, OwnerError> 
 }
 
 fn make_plan(request: &ProtectRequest, prepared: &Prepared) -> Result<Plan, OwnerError> {
-    let chain = prepared.split.chain.folded();
+    let chain = if request.fold { prepared.split.chain.folded() } else { prepared.split.chain.clone() };
     Ok(plan(&PlanRequest {
         chain: &chain,
         input: prepared.calibration.input,

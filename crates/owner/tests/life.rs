@@ -53,6 +53,7 @@ fn a_deep_chain_without_calibration_data_is_refused_with_the_cure() {
         calibrate: None,
         security: SecurityLevel::Bits128,
         force: false,
+        fold: true,
         classes: None,
     };
     let home = Home::new();
@@ -75,6 +76,7 @@ fn results_decrypt_to_labels_names_and_what_the_policy_reveals() {
         calibrate: Some(&f.data),
         security: SecurityLevel::Bits128,
         force: false,
+        fold: true,
         classes: Some(classes.iter().map(ToString::to_string).collect()),
     };
     let refused = home.owner.protect(&request(&["malignant"]), &home.vault, &Silent).map(|_| ());

@@ -145,6 +145,7 @@ impl Setting<'_> {
             calibrate: Some(&calibration),
             security: self.wanted.security,
             force: false,
+            fold: !self.wanted.unfolded,
             classes: None,
         };
         let protected = owner.protect(&request, &vault, &Silent).map_err(failure)?;
@@ -233,8 +234,13 @@ impl Setting<'_> {
 
     fn name(&self) -> String {
         let input = if self.encrypted_input { "encrypted" } else { "plain" };
-        let activation = if self.shape.0.len() > 2 { format!(" {}", self.activation) } else { String::new() };
-        format!("{}{activation}, {input} input", self.shape)
+        let activation = match self.shape.0.len() > 2 {
+            true if self.activation.is_identity() => " without activation".into(),
+            true => format!(" {}", self.activation),
+            false => String::new(),
+        };
+        let unfolded = if self.wanted.unfolded { ", unfolded" } else { "" };
+        format!("{}{activation}{unfolded}, {input} input", self.shape)
     }
 }
 

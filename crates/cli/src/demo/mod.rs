@@ -218,6 +218,7 @@ impl Run<'_, '_> {
             calibrate: Some(&reference.calibration),
             security: SecurityLevel::Bits128,
             force: false,
+            fold: true,
             classes: None,
         };
         let progress = OnBars(self.terminal.bars());

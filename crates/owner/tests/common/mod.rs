@@ -69,6 +69,7 @@ impl Home {
             calibrate,
             security,
             force: false,
+            fold: true,
             classes: None,
         };
         let report = self.owner.protect(&request, &self.vault, &Silent).unwrap();
