@@ -1,78 +1,113 @@
-//! The product of an encrypted matrix with a plain vector: every weight is read once, in the order it is stored.
-//!
-//! Rotating a plaintext costs nothing: in the ring's evaluation order it is a rotation of the two halves, so the kernel reads
-//! the input from an offset. The weights are re-ordered for this once, when a bundle is loaded: limb, component, half, block of points,
-//! diagonal, point.
+//! The product of an encrypted matrix, packed in the order it is read, with plain or encrypted inputs.
 
+use crate::error::EdgeError;
+use rayon::prelude::*;
+use std::sync::{Mutex, PoisonError};
 use subrosa_fhe::{Ciphertext, Parameters, Plaintext, RnsPoly};
 use subrosa_program::layout::Diagonals;
+use subrosa_ring::WeightStream;
 
-/// Points of one block: its weights for all diagonals are neighbours in memory.
-const BLOCK: usize = 32;
-/// Pairs that one lazy dot product takes at most.
-const DOT_PAIRS: usize = 1024;
+/// Ciphertexts that each thread unpacks before they are put into the stream: they bound the memory of loading.
+const UNPACKED_PER_THREAD: usize = 8;
+/// Relative difference up to which two scales count as equal, as in the evaluator.
+const SCALE_TOLERANCE: f64 = 1e-9;
 
-/// Weight ciphertexts in the order the product reads them.
-pub(crate) struct WeightStream {
-    words: Vec<u64>,
-    diagonals: usize,
-    level: usize,
-    n: usize,
+/// The weights of one matrix.
+pub(crate) struct Matrix {
+    stream: WeightStream,
     scale: f64,
+    /// Results of finished products, for the next ones: fresh memory costs more than the arithmetic done on it.
+    free: Mutex<Vec<Vec<Ciphertext>>>,
 }
 
-impl WeightStream {
-    /// Re-orders the ciphertexts of one matrix (degree 1, all at one level and scale).
-    pub fn new(weights: &[Ciphertext]) -> Self {
-        let (level, scale) = weights.first().map_or((0, 1.0), |w| (w.level(), w.scale));
-        let n = weights.first().and_then(|w| w.components.first()).map_or(0, RnsPoly::n);
-        let mut words = Vec::with_capacity(2 * level * n * weights.len());
-        for limb in 0..level {
-            for component in 0..2 {
-                for start in (0..n).step_by(BLOCK.min(n.max(1))) {
-                    for w in weights {
-                        let points = w.components.get(component).map_or(&[][..], |c| c.limb(limb));
-                        words.extend_from_slice(points.get(start..start + BLOCK.min(n)).unwrap_or_default());
-                    }
-                }
-            }
+impl Matrix {
+    /// Unpacks the weights of a layout, all at one level and scale, on all threads of the pool.
+    pub fn load(
+        parameters: &Parameters,
+        layout: &Diagonals,
+        (level, scale): (usize, f64),
+        packed: &[&[u8]],
+        unpack: impl Fn(&[u8]) -> Result<Ciphertext, EdgeError> + Sync,
+    ) -> Result<Self, EdgeError> {
+        let terms = layout.tiles.iter().map(|t| t.babies).sum::<usize>();
+        let places = layout.giants * terms;
+        let packed = packed.get(..places).ok_or_else(|| EdgeError::Program("a weight is missing".into()))?;
+        let mut stream = WeightStream::zeroed(parameters.ring(), level, layout.giants, terms);
+        let batch = UNPACKED_PER_THREAD * rayon::current_num_threads();
+        for (i, packed) in packed.chunks(batch).enumerate() {
+            let weights: Vec<Ciphertext> = packed.par_iter().map(|bytes| unpack(bytes)).collect::<Result<_, _>>()?;
+            let weights: Vec<[&RnsPoly; 2]> = weights.iter().map(linear).collect::<Result<_, _>>()?;
+            stream.write(i * batch, &weights);
         }
-        Self { words, diagonals: weights.len(), level, n, scale }
+        Ok(Self { stream, scale, free: Mutex::default() })
     }
 
     /// `sum_t W_t * rot(x_tile, baby)` over all diagonals of the layout.
-    pub fn product(&self, parameters: &Parameters, layout: &Diagonals, tiles: &[Plaintext]) -> Ciphertext {
-        let (n, half, block) = (self.n, self.n / 2, BLOCK.min(self.n / 2));
-        let longest = layout.tiles.iter().map(|t| t.babies).max().unwrap_or(0);
-        let mut components = vec![RnsPoly::zero(n, self.level), RnsPoly::zero(n, self.level)];
-        for limb in 0..self.level {
-            let table = parameters.ring().table(limb);
-            // Each half of each tile, its beginning repeated behind its end: rotations become plain slices.
-            let extended: Vec<[Vec<u64>; 2]> = tiles
-                .iter()
-                .map(|tile| {
-                    let (low, high) = tile.poly.limb(limb).split_at(half);
-                    [low, high].map(|h| h.iter().chain(h.iter().cycle().take(longest)).copied().collect())
-                })
-                .collect();
-            for (c, component) in components.iter_mut().enumerate() {
-                let out = component.limb_mut(limb);
-                for (b, out) in out.chunks_mut(block).enumerate() {
-                    let start = b * block;
-                    let first = ((limb * 2 + c) * n + start) * self.diagonals;
-                    let weights = self.words.get(first..first + block * self.diagonals).unwrap_or_default();
-                    let (side, offset) = (start / half, start % half);
-                    let inputs = layout.tiles.iter().zip(&extended).flat_map(|(tile, x)| {
-                        (0..tile.babies).filter_map(move |t| x.get(side)?.get(offset + t..offset + t + block))
-                    });
-                    let pairs: Vec<(&[u64], &[u64])> = weights.chunks(block).zip(inputs).collect();
-                    for part in pairs.chunks(DOT_PAIRS) {
-                        table.dot_add_assign(out, part);
-                    }
-                }
-            }
+    pub fn times_plain(&self, layout: &Diagonals, tiles: &[Plaintext]) -> Result<Ciphertext, EdgeError> {
+        let scale = tiles.first().map_or(1.0, |t| t.scale);
+        let terms = layout.tiles.iter().map(|t| t.babies).sum::<usize>();
+        let fits = self.stream.groups() == 1
+            && terms == self.stream.terms()
+            && tiles.len() == layout.tiles.len()
+            && tiles.iter().all(|t| self.has_shape(&t.poly) && is_close(t.scale, scale));
+        if !fits {
+            return Err(misfit());
         }
-        let scale = self.scale * tiles.first().map_or(1.0, |t| t.scale);
-        Ciphertext { components, scale }
+        let inputs: Vec<_> = tiles.iter().zip(&layout.tiles).map(|(x, tile)| (&x.poly, tile.babies)).collect();
+        let mut out = [self.zero(), self.zero()];
+        self.stream.product_plain(&inputs, out.each_mut());
+        Ok(Ciphertext { components: out.into(), scale: self.scale * scale })
     }
+
+    /// `sum_t W[g, t] * X_t`, of degree 2, for each giant step g of the layout; `finish` gets them in order.
+    pub fn times_ciphertexts<R>(
+        &self,
+        layout: &Diagonals,
+        inputs: &[Ciphertext],
+        finish: impl FnOnce(&[Ciphertext]) -> Result<R, EdgeError>,
+    ) -> Result<R, EdgeError> {
+        let scale = inputs.first().map_or(1.0, |x| x.scale);
+        let components: Vec<[&RnsPoly; 2]> = inputs.iter().map(linear).collect::<Result<_, _>>()?;
+        let fits = self.stream.groups() == layout.giants
+            && inputs.len() == self.stream.terms()
+            && components.as_flattened().iter().all(|c| self.has_shape(c))
+            && inputs.iter().all(|x| is_close(x.scale, scale));
+        if !fits {
+            return Err(misfit());
+        }
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut parts = free.unwrap_or_else(|| {
+            let part = || Ciphertext { components: vec![self.zero(), self.zero(), self.zero()], scale: 1.0 };
+            (0..layout.giants).map(|_| part()).collect()
+        });
+        let mut out: Vec<&mut RnsPoly> = parts.iter_mut().flat_map(|part| &mut part.components).collect();
+        self.stream.product_cipher(&components, &mut out);
+        parts.iter_mut().for_each(|part| part.scale = self.scale * scale);
+        let result = finish(&parts);
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(parts);
+        result
+    }
+
+    fn zero(&self) -> RnsPoly {
+        RnsPoly::zero(self.stream.ring().n(), self.stream.ring().limbs())
+    }
+
+    fn has_shape(&self, poly: &RnsPoly) -> bool {
+        (poly.n(), poly.limbs()) == (self.stream.ring().n(), self.stream.ring().limbs())
+    }
+}
+
+fn linear(c: &Ciphertext) -> Result<[&RnsPoly; 2], EdgeError> {
+    match c.components.as_slice() {
+        [c0, c1] => Ok([c0, c1]),
+        _ => Err(EdgeError::Program(format!("a product needs ciphertexts of degree 1, not {}", c.degree()))),
+    }
+}
+
+fn is_close(a: f64, b: f64) -> bool {
+    (a - b).abs() <= SCALE_TOLERANCE * b.abs()
+}
+
+fn misfit() -> EdgeError {
+    EdgeError::Program("the inputs of a product differ in number, level or scale from what its weights need".into())
 }

@@ -57,12 +57,13 @@ impl Machine<'_> {
         let keys = self.processor.keys();
         match step {
             Step::DiagonalsPlain { weights, dst } => {
-                let (Some(Constants::Stream(stream)), InputLayout::Diagonals(layout), Input::Plain(tiles)) =
+                let (Some(Constants::Matrix(matrix)), InputLayout::Diagonals(layout), Input::Plain(tiles)) =
                     (self.processor.constants(*weights), &self.processor.program().input.layout, input)
                 else {
                     return Err(EdgeError::Program("a plain product without its plain input".into()));
                 };
-                self.set(*dst, stream.product(self.processor.parameters(), layout, tiles))
+                let out = matrix.times_plain(layout, tiles)?;
+                self.set(*dst, out)
             }
             Step::DiagonalsCipher { layout, inputs, weights, rescale, dst } => {
                 let out = self.diagonals(layout, inputs, *weights, *rescale)?;
@@ -165,13 +166,12 @@ impl Machine<'_> {
             let babies: Vec<Galois> = (0..tile.babies).map(|b| Galois::rotation(b as u32)).collect();
             rotated.extend(evaluator.rotate_hoisted(self.get(register)?, &babies, keys)?);
         }
-        let weights = self.ciphertexts(weights)?;
-        let mut parts = Vec::with_capacity(layout.giants);
-        for (g, weights) in weights.chunks(rotated.len().max(1)).enumerate().take(layout.giants) {
-            let galois = Galois::rotation((g * layout.baby_stride) as u32);
-            parts.push((galois, evaluator.dot(&weights.iter().zip(&rotated).collect::<Vec<_>>())?));
-        }
-        let parts: Vec<_> = parts.iter().map(|(g, c)| (*g, c)).collect();
-        Ok(evaluator.giant_sum(&parts, keys, rescale)?)
+        let Some(Constants::Matrix(matrix)) = self.processor.constants(weights) else {
+            return Err(EdgeError::Program(format!("group {weights} is used in two ways")));
+        };
+        matrix.times_ciphertexts(layout, &rotated, |parts| {
+            let giants = (0..layout.giants).map(|g| Galois::rotation((g * layout.baby_stride) as u32));
+            Ok(evaluator.giant_sum(&giants.zip(parts).collect::<Vec<_>>(), keys, rescale)?)
+        })
     }
 }

@@ -1,16 +1,17 @@
 //! The Processing Agent: a loaded bundle that answers sample after sample.
 
-use crate::diagonals::WeightStream;
+use crate::diagonals::Matrix;
 use crate::error::EdgeError;
 use crate::execute;
 use rayon::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 use subrosa_fhe::{Ciphertext, Encoder, EvaluationKeys, Evaluator, Kernel, Parameters, Plaintext, PublicKey, wire};
 use subrosa_input::{Dataset, Preprocess};
 use subrosa_plain::PlainNetwork;
 use subrosa_program::bundle::{BUNDLE_KIND, Bundle, Manifest};
 use subrosa_program::container::Signer;
+use subrosa_program::layout::Diagonals;
 use subrosa_program::results::{ResultsManifest, ResultsWriter};
 use subrosa_program::{InputLayout, Program, Step};
 use subrosa_ring::sampler::os_rng;
@@ -30,8 +31,8 @@ pub struct Options {
 pub(crate) enum Constants {
     /// In their order.
     Ciphertexts(Vec<Ciphertext>),
-    /// Re-ordered for the product with a plain input.
-    Stream(WeightStream),
+    /// Packed for products by diagonals.
+    Matrix(Matrix),
 }
 
 /// One sample's features, ready for the blind evaluation.
@@ -231,25 +232,28 @@ impl Processor {
     }
 }
 
-/// Unpacks the constants, all cores at work, and re-orders those that meet a plain input.
+/// Unpacks the constants, all cores at work; those of products by diagonals are packed again, in the order they are read.
 fn load_constants(bundle: &Bundle, parameters: &Parameters) -> Result<Vec<Constants>, EdgeError> {
-    let streamed: BTreeSet<usize> = bundle
-        .program
+    let program = &bundle.program;
+    let matrices: BTreeMap<usize, &Diagonals> = program
         .steps
         .iter()
-        .filter_map(|s| if let Step::DiagonalsPlain { weights, .. } = s { Some(*weights) } else { None })
+        .filter_map(|step| match (step, &program.input.layout) {
+            (Step::DiagonalsPlain { weights, .. }, InputLayout::Diagonals(layout)) => Some((*weights, layout)),
+            (Step::DiagonalsCipher { weights, layout, .. }, _) => Some((*weights, layout)),
+            _ => None,
+        })
         .collect();
     let mut out = Vec::new();
     for (group, packed) in bundle.constants(parameters)?.into_iter().enumerate() {
-        let unpack = |bytes: &&[u8]| -> Result<Ciphertext, EdgeError> {
+        let unpack = |bytes: &[u8]| -> Result<Ciphertext, EdgeError> {
             Ok(bundle.constant(parameters, group, bytes)?.expand(parameters)?)
         };
-        let ciphertexts: Result<Vec<_>, _> = packed.par_iter().map(unpack).collect();
-        let ciphertexts = ciphertexts?;
-        out.push(if streamed.contains(&group) {
-            Constants::Stream(WeightStream::new(&ciphertexts))
-        } else {
-            Constants::Ciphertexts(ciphertexts)
+        out.push(match (matrices.get(&group), program.constants.get(group)) {
+            (Some(layout), Some(shape)) => {
+                Constants::Matrix(Matrix::load(parameters, layout, (shape.level, shape.scale), &packed, unpack)?)
+            }
+            _ => Constants::Ciphertexts(packed.par_iter().map(|bytes| unpack(bytes)).collect::<Result<_, _>>()?),
         });
     }
     Ok(out)

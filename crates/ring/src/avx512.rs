@@ -9,6 +9,7 @@ mod arith;
 pub(crate) mod convert;
 pub(crate) mod limb;
 pub(crate) mod ntt;
+pub(crate) mod stream;
 
 /// Proof that this machine has the instructions of this kernel; can only be made by [`Token::detect`].
 #[derive(Clone, Copy)]
@@ -20,7 +21,8 @@ impl Token {
             && is_x86_feature_detected!("avx512ifma")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512bw");
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vbmi");
         available.then_some(Token(()))
     }
 }
@@ -30,7 +32,7 @@ macro_rules! entry_points {
     ($($(#[$attribute:meta])* fn $name:ident($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {$(
         $(#[$attribute])*
         pub(crate) fn $name(_: $crate::avx512::Token, $($argument: $type),*) {
-            #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+            #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
             fn body($($argument: $type),*) $body
             // SAFETY: the token proves that the machine has the enabled features.
             unsafe { body($($argument),*) }

@@ -22,11 +22,13 @@ mod kernel;
 mod mod_down;
 mod modulus;
 mod ntt_table;
+mod pages;
 mod poly;
 mod portable;
 pub mod primes;
 mod ring;
 pub mod sampler;
+mod stream;
 mod twiddles;
 mod uniform;
 
@@ -40,3 +42,4 @@ pub use modulus::{MAX_MODULUS_BITS, Modulus};
 pub use ntt_table::NttTable;
 pub use poly::RnsPoly;
 pub use ring::Ring;
+pub use stream::WeightStream;

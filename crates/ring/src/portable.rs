@@ -3,3 +3,4 @@
 pub(crate) mod convert;
 pub(crate) mod limb;
 pub(crate) mod ntt;
+pub(crate) mod stream;

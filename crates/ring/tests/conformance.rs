@@ -7,7 +7,9 @@ mod common;
 use common::{below, moduli, residues, rng};
 use rand_core::Rng;
 use subrosa_ring::sampler::ChaCha20Rng;
-use subrosa_ring::{AlignedVec, BaseConverter, Kernel, ModDown, Modulus, NttTable, Ring, RnsPoly, primes};
+use subrosa_ring::{
+    AlignedVec, BaseConverter, Galois, Kernel, ModDown, Modulus, NttTable, Ring, RnsPoly, WeightStream, primes,
+};
 
 /// Prime sizes on both sides of every bound in the kernels.
 const BITS: [u32; 8] = [20, 30, 40, 46, 47, 48, 49, 50];
@@ -245,6 +247,84 @@ fn division_by_dropped_primes_and_whole_polynomials() {
         let expected = run(&portable);
         for ring in &rings {
             assert!(run(ring) == expected, "N = 2^{log_n}, kernel {}", ring.kernel());
+        }
+    }
+}
+
+/// All products of `groups * terms` random weights with random inputs, from the stream and by polynomials.
+#[test]
+fn streamed_products_of_any_shape() {
+    let mut rng = rng(27);
+    // Every number of bytes to a residue; sums that are narrow, wide, and too long for one reduction at the end.
+    let cases: [(u32, &[u32], usize, &[usize]); 8] = [
+        (3, &[12, 20, 7], 1, &[4, 1]),
+        (4, &[50], 2, &[8]),
+        (5, &[8, 16, 24, 32, 40, 48, 50], 1, &[16, 3, 2]),
+        (6, &[50, 22, 43], 4, &[5]),
+        (5, &[47, 50], 1, &[16; 600]),
+        (12, &[50], 1, &[2048, 60]),
+        (5, &[48, 50], 2, &[16; 68]),
+        (13, &[43, 22], 3, &[16, 2]),
+    ];
+    for (log_n, bits, groups, counts) in cases {
+        let mut primes: Vec<u64> = Vec::new();
+        for &bits in bits {
+            primes.extend(primes::find(log_n, bits.max(log_n + 3), 1, &primes).unwrap());
+        }
+        let portable = Ring::new(log_n, &primes, Kernel::Portable).unwrap();
+        let (n, terms) = (portable.n(), counts.iter().sum::<usize>());
+        for largest in [false, true] {
+            let mut random = || {
+                let mut poly = RnsPoly::zero(n, primes.len());
+                for (i, limb) in poly.limbs_iter_mut().enumerate() {
+                    let p = portable.modulus(i);
+                    limb.copy_from_slice(&if largest { vec![p.value() - 1; n] } else { residues(n, p, &mut rng) });
+                }
+                poly
+            };
+            let weights: Vec<[RnsPoly; 2]> = (0..groups * terms).map(|_| [random(), random()]).collect();
+            let plain: Vec<(RnsPoly, usize)> = counts.iter().map(|&count| (random(), count)).collect();
+            let inputs: Vec<[RnsPoly; 2]> = (0..terms).map(|_| [random(), random()]).collect();
+            // The products by their definition.
+            let zero = || RnsPoly::zero(n, primes.len());
+            let mut expected_plain = [zero(), zero()];
+            let shifts = plain.iter().flat_map(|(x, count)| (0..*count).map(move |t| (x, t)));
+            for (w, (x, t)) in weights.iter().zip(shifts) {
+                let x = portable.automorphism(x, Galois::rotation(t as u32));
+                expected_plain.iter_mut().zip(w).for_each(|(sum, w)| portable.mul_add_assign(sum, w, &x));
+            }
+            let mut expected_cipher: Vec<RnsPoly> = (0..3 * groups).map(|_| zero()).collect();
+            for (g, weights) in weights.chunks(terms).enumerate() {
+                for (w, x) in weights.iter().zip(&inputs) {
+                    for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                        portable.mul_add_assign(&mut expected_cipher[3 * g + i + j], &w[i], &x[j]);
+                    }
+                }
+            }
+            for kernel in Kernel::all_available() {
+                let ring = Ring::new(log_n, &primes, kernel).unwrap();
+                let weights: Vec<[&RnsPoly; 2]> = weights.iter().map(|w| w.each_ref()).collect();
+                let name = format!("N = 2^{log_n}, primes of {bits:?} bits, {groups} x {terms}, kernel {kernel}");
+                for threads in [1, 3] {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                    let mut stream = WeightStream::zeroed(&ring, primes.len(), groups, terms);
+                    let batch = weights.len().div_ceil(3);
+                    for (i, part) in weights.chunks(batch).enumerate() {
+                        pool.install(|| stream.write(batch * i, part));
+                    }
+                    if groups == 1 {
+                        let inputs: Vec<(&RnsPoly, usize)> = plain.iter().map(|(x, count)| (x, *count)).collect();
+                        // Results replace what was there.
+                        let mut found = plain.first().map(|(x, _)| [x.clone(), x.clone()]).unwrap();
+                        pool.install(|| stream.product_plain(&inputs, found.each_mut()));
+                        assert!(found == expected_plain, "plain, {name}");
+                    }
+                    let inputs: Vec<[&RnsPoly; 2]> = inputs.iter().map(|x| x.each_ref()).collect();
+                    let mut found: Vec<RnsPoly> = (0..3 * groups).map(|_| inputs[0][0].clone()).collect();
+                    pool.install(|| stream.product_cipher(&inputs, &mut found.iter_mut().collect::<Vec<_>>()));
+                    assert!(found == expected_cipher, "cipher, {name}");
+                }
+            }
         }
     }
 }

@@ -1,0 +1,206 @@
+//! Products of packed weights: the stream is read once, from its beginning to its end, a block of two vectors at a time.
+//!
+//! Between two reductions a sum takes at most 2 * SPAN products of residues below 2^50 on top of a residue. The low
+//! halves then stay below 2 * SPAN * 2^52 + 2^50 < 2^64, the high ones below 2 * SPAN * 2^48 + 2^12 < 2^60: no overflow.
+
+use super::arith::{Sum, SumReducer, load, splat, store, sum_is_wide};
+use super::entry_points;
+use crate::Modulus;
+use crate::stream::{BLOCK, PADDING, Packed, Shifted};
+use std::arch::x86_64::*;
+
+/// Terms between two reductions.
+const SPAN: usize = 1024;
+/// How far ahead the stream is fetched, in bytes.
+const PREFETCH: usize = 8192;
+
+/// Calls a function for the number of bytes of a residue and for the size of its sums.
+macro_rules! dispatch {
+    ($function:ident, $width:expr, $wide:expr, $arguments:tt) => {
+        match ($width, $wide) {
+            (1, _) => $function::<1, false> $arguments,
+            (2, _) => $function::<2, false> $arguments,
+            (3, _) => $function::<3, false> $arguments,
+            (4, _) => $function::<4, false> $arguments,
+            (5, _) => $function::<5, false> $arguments,
+            (6, false) => $function::<6, false> $arguments,
+            (6, true) => $function::<6, true> $arguments,
+            // Narrow sums of the widest primes are wide sums with a zero top; up to 40 bits, no sum is wide.
+            _ => $function::<7, true> $arguments,
+        }
+    };
+}
+
+entry_points! {
+    /// See the portable kernel; whole blocks only.
+    fn plain(p: &Modulus, weights: Packed<'_>, inputs: &[Shifted<'_>], start: usize, out: &mut [&mut [u64]]) {
+        let terms = inputs.iter().map(|input| input.count).sum::<usize>();
+        let wide = sum_is_wide(terms.min(SPAN), p.value(), p.value());
+        if let [out0, out1] = out {
+            dispatch!(plain_blocks, weights.width, wide, (p, weights.bytes, terms, inputs, start, out0, out1));
+        }
+    }
+
+    /// See the portable kernel; whole blocks only. `scratch` has 32 words for each input.
+    fn cipher(p: &Modulus, weights: Packed<'_>, inputs: &[[&[u64]; 2]], scratch: &mut [u64], out: &mut [&mut [u64]]) {
+        let wide = sum_is_wide(2 * inputs.len().min(SPAN), p.value(), p.value());
+        dispatch!(cipher_blocks, weights.width, wide, (p, weights.bytes, inputs, scratch, out));
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
+fn plain_blocks<const WIDTH: usize, const WIDE: bool>(
+    p: &Modulus,
+    weights: &[u8],
+    terms: usize,
+    inputs: &[Shifted<'_>],
+    start: usize,
+    out0: &mut [u64],
+    out1: &mut [u64],
+) {
+    let reducer = SumReducer::<WIDE>::new(p);
+    let (out0, out1) = (out0.as_chunks_mut::<BLOCK>().0, out1.as_chunks_mut::<BLOCK>().0);
+    let mut weights = Stream::<WIDTH>::new(weights, out0.len() * terms);
+    for (b, (out0, out1)) in out0.iter_mut().zip(out1).enumerate() {
+        let at = start + b * BLOCK;
+        let mut sums = [Sum::from(splat(0)); 4];
+        let mut left = SPAN;
+        for input in inputs {
+            let mut words = &input.words[at..at + input.count + BLOCK - 1];
+            while words.len() >= BLOCK {
+                if left == 0 {
+                    sums = sums.map(|sum| Sum::from(reducer.reduce(sum)));
+                    left = SPAN;
+                }
+                let count = left.min(words.len() - (BLOCK - 1));
+                for x in words[..count + BLOCK - 1].array_windows::<BLOCK>() {
+                    // SAFETY: there is one step for each block and term, as `Stream::new` has checked.
+                    let [w00, w01, w10, w11] = unsafe { weights.next() };
+                    let [x0, x1] = halves(x);
+                    sums[0].add_product(x0, w00);
+                    sums[1].add_product(x1, w01);
+                    sums[2].add_product(x0, w10);
+                    sums[3].add_product(x1, w11);
+                }
+                words = &words[count..];
+                left -= count;
+            }
+        }
+        let (out0, out1) = (out0.as_chunks_mut().0, out1.as_chunks_mut().0);
+        for (out, sum) in out0.iter_mut().chain(out1).zip(sums) {
+            store(out, reducer.reduce(sum));
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
+fn cipher_blocks<const WIDTH: usize, const WIDE: bool>(
+    p: &Modulus,
+    weights: &[u8],
+    inputs: &[[&[u64]; 2]],
+    scratch: &mut [u64],
+    out: &mut [&mut [u64]],
+) {
+    let reducer = SumReducer::<WIDE>::new(p);
+    let blocks = out.first().map_or(0, |out| out.len() / BLOCK);
+    let mut weights = Stream::<WIDTH>::new(weights, blocks * inputs.len() * (out.len() / 3));
+    let scratch = &mut scratch.as_chunks_mut::<BLOCK>().0[..2 * inputs.len()];
+    for b in 0..blocks {
+        let range = b * BLOCK..(b + 1) * BLOCK;
+        // The inputs of one block side by side: in their polynomials they compete for the same cache sets.
+        for (scratch, x) in scratch.iter_mut().zip(inputs.as_flattened()) {
+            scratch.copy_from_slice(&x[range.clone()]);
+            // The next block, too far apart for the hardware to foresee.
+            for line in [0, 8] {
+                _mm_prefetch::<_MM_HINT_T1>(x.as_ptr().wrapping_add(range.end + line).cast());
+            }
+        }
+        for line in out.iter().flat_map(|out| out[range.clone()].as_chunks::<8>().0) {
+            _mm_prefetch::<_MM_HINT_ET1>(line.as_ptr().cast());
+        }
+        for out in out.as_chunks_mut::<3>().0 {
+            // d0, d1, d2 of the first vector, then of the second.
+            let mut sums = [Sum::from(splat(0)); 6];
+            for (i, span) in scratch.as_chunks::<2>().0.chunks(SPAN).enumerate() {
+                if i > 0 {
+                    sums = sums.map(|sum| Sum::from(reducer.reduce(sum)));
+                }
+                for [x0, x1] in span {
+                    // SAFETY: there is one step for each block, group and term, as `Stream::new` has checked.
+                    let [w00, w01, w10, w11] = unsafe { weights.next() };
+                    let ([x00, x01], [x10, x11]) = (halves(x0), halves(x1));
+                    sums[0].add_product(w00, x00);
+                    sums[1].add_product(w00, x10);
+                    sums[2].add_product(w10, x10);
+                    sums[3].add_product(w01, x01);
+                    sums[4].add_product(w01, x11);
+                    sums[5].add_product(w11, x11);
+                    sums[1].add_product(w10, x00);
+                    sums[4].add_product(w11, x01);
+                }
+            }
+            for (i, out) in out.iter_mut().enumerate() {
+                let out = out[range.clone()].as_chunks_mut().0;
+                for (out, sum) in out.iter_mut().zip([sums[i], sums[i + 3]]) {
+                    store(out, reducer.reduce(sum));
+                }
+            }
+        }
+    }
+}
+
+/// The weights still to be read, `WIDTH` bytes to a residue.
+struct Stream<'a, const WIDTH: usize> {
+    next: *const u8,
+    /// Where the byte of each place of a vector lies among the packed ones.
+    places: __m512i,
+    mask: u64,
+    bytes: std::marker::PhantomData<&'a [u8]>,
+}
+
+impl<'a, const WIDTH: usize> Stream<'a, WIDTH> {
+    /// Panics unless `bytes` has `steps` steps of two components and a block of points, and the padding.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
+    fn new(bytes: &'a [u8], steps: usize) -> Self {
+        assert!(bytes.len() >= steps * 2 * BLOCK * WIDTH + PADDING, "the stream has too few weights");
+        let mut places = [0u8; 64];
+        let mut mask = 0;
+        for (i, place) in places.iter_mut().enumerate().filter(|(i, _)| i % 8 < WIDTH) {
+            *place = (i / 8 * WIDTH + i % 8) as u8;
+            mask |= 1 << i;
+        }
+        // SAFETY: the array covers the 64 bytes read; no alignment is required.
+        let places = unsafe { _mm512_loadu_si512(places.as_ptr().cast()) };
+        Stream { next: bytes.as_ptr(), places, mask, bytes: std::marker::PhantomData }
+    }
+
+    /// The next step: a block of c0, then of c1, two vectors each.
+    ///
+    /// # Safety
+    /// To be called at most `steps` times.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
+    unsafe fn next(&mut self) -> [__m512i; 4] {
+        let next = self.next;
+        for line in 0..(2 * BLOCK * WIDTH).div_ceil(64) {
+            // Behind the end this is no access: a prefetch never faults.
+            _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(PREFETCH + 64 * line).cast());
+        }
+        // SAFETY: by the caller's promise and the check in `new`, the step and the padding behind it are inside the slice.
+        self.next = unsafe { next.add(2 * BLOCK * WIDTH) };
+        [0, 1, 2, 3].map(|i| {
+            // SAFETY: as above; each vector starts inside the step, and ends at most in the padding.
+            let packed = unsafe { _mm512_loadu_si512(next.add(i * 8 * WIDTH).cast()) };
+            _mm512_maskz_permutexvar_epi8(self.mask, self.places, packed)
+        })
+    }
+}
+
+/// The two vectors of a block.
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
+fn halves(words: &[u64; BLOCK]) -> [__m512i; 2] {
+    let (vectors, _) = words.as_chunks::<8>();
+    [load(&vectors[0]), load(&vectors[1])]
+}

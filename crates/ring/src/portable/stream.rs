@@ -1,0 +1,89 @@
+//! Products of packed weights. Sums of products below 2^100 in 128 bits: 2^28 of them fit, more than memory holds.
+
+use crate::Modulus;
+use crate::stream::{BLOCK, Packed, Shifted};
+
+/// `out[c][i] = sum_t W[t][c][i] * x_t[i]`: `out` are two slices of equal length, the points from `start` on of the half that
+/// the inputs extend.
+pub(crate) fn plain(p: &Modulus, weights: Packed<'_>, inputs: &[Shifted<'_>], start: usize, out: &mut [&mut [u64]]) {
+    let points = out.first().map_or(0, |out| out.len());
+    let block = BLOCK.min(points);
+    let mut weights = Reader::new(weights);
+    for first in (0..points).step_by(block.max(1)) {
+        let mut sums = [[0u128; BLOCK]; 2];
+        for input in inputs {
+            let at = start + first;
+            for x in (0..input.count).map(|t| &input.words[at + t..at + t + block]) {
+                for sums in &mut sums {
+                    let w = weights.next(block);
+                    add_products(sums, &w, x);
+                }
+            }
+        }
+        for (out, sums) in out.iter_mut().zip(&sums) {
+            reduce(p, sums, &mut out[first..first + block]);
+        }
+    }
+}
+
+/// The components d0, d1, d2 of `sum_t W[g][t] * X_t` for each group g; `out` are three slices for each, as long as the inputs'.
+pub(crate) fn cipher(p: &Modulus, weights: Packed<'_>, inputs: &[[&[u64]; 2]], out: &mut [&mut [u64]]) {
+    let points = out.first().map_or(0, |out| out.len());
+    let block = BLOCK.min(points);
+    let mut weights = Reader::new(weights);
+    for first in (0..points).step_by(block.max(1)) {
+        for out in out.chunks_exact_mut(3) {
+            let mut sums = [[0u128; BLOCK]; 3];
+            for x in inputs {
+                let [x0, x1] = x.map(|x| &x[first..first + block]);
+                let [w0, w1] = [weights.next(block), weights.next(block)];
+                let [d0, d1, d2] = &mut sums;
+                add_products(d0, &w0, x0);
+                add_products(d1, &w0, x1);
+                add_products(d1, &w1, x0);
+                add_products(d2, &w1, x1);
+            }
+            for (out, sums) in out.iter_mut().zip(&sums) {
+                reduce(p, sums, &mut out[first..first + block]);
+            }
+        }
+    }
+}
+
+/// Reads residues one after the other.
+struct Reader<'a> {
+    packed: Packed<'a>,
+    mask: u64,
+}
+
+impl<'a> Reader<'a> {
+    fn new(packed: Packed<'a>) -> Self {
+        Reader { packed, mask: u64::MAX >> (64 - 8 * packed.width) }
+    }
+
+    /// The next `count` residues.
+    fn next(&mut self, count: usize) -> [u64; BLOCK] {
+        let width = self.packed.width;
+        let mut values = [0; BLOCK];
+        for (i, value) in values[..count].iter_mut().enumerate() {
+            let mut word = [0; 8];
+            // The padding makes eight bytes readable at every residue.
+            word.copy_from_slice(&self.packed.bytes[i * width..i * width + 8]);
+            *value = u64::from_le_bytes(word) & self.mask;
+        }
+        self.packed.bytes = &self.packed.bytes[count * width..];
+        values
+    }
+}
+
+fn add_products(sums: &mut [u128; BLOCK], w: &[u64; BLOCK], x: &[u64]) {
+    for ((sum, &w), &x) in sums.iter_mut().zip(w).zip(x) {
+        *sum += u128::from(w) * u128::from(x);
+    }
+}
+
+fn reduce(p: &Modulus, sums: &[u128; BLOCK], out: &mut [u64]) {
+    for (out, &sum) in out.iter_mut().zip(sums) {
+        *out = p.reduce_u128(sum);
+    }
+}

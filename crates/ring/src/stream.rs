@@ -1,0 +1,283 @@
+//! Matrices of ciphertexts as one packed stream, in the order in which products read them, each weight once.
+//!
+//! A stream holds `groups * terms` ciphertexts of degree 1, in NTT form. With B = min(16, N/2) points to a block and
+//! ceil(bits/8) little-endian bytes to a residue, each limb lies in memory as
+//! `[block of points][group][term][component c0, c1][point in the block]`.
+
+use crate::aligned::with_scratch;
+#[cfg(target_arch = "x86_64")]
+use crate::avx512;
+use crate::backend::Backend;
+use crate::pages::prefer_large_pages;
+use crate::{Kernel, Modulus, Ring, RnsPoly, portable};
+use rayon::prelude::*;
+
+/// Points of one block: two vectors of the widest kernel.
+pub(crate) const BLOCK: usize = 16;
+/// Bytes behind the last weight, so that a whole vector can be read from the start of any eight residues.
+pub(crate) const PADDING: usize = 64;
+/// Alignment of a limb's first byte.
+const ALIGNMENT: usize = 64;
+/// Residues below which a second thread costs more than it saves.
+const PARALLEL_RESIDUES: usize = 1 << 18;
+
+/// `groups * terms` weight ciphertexts of degree 1, packed to whole bytes; takes [`packed_bytes`](Self::packed_bytes) of memory.
+pub struct WeightStream {
+    ring: Ring,
+    groups: usize,
+    terms: usize,
+    limbs: Vec<PackedLimb>,
+}
+
+/// The weights modulo one prime.
+struct PackedLimb {
+    /// The packed residues and [`PADDING`], from `start` on; never resized, so that `start` stays aligned.
+    bytes: Vec<u8>,
+    start: usize,
+    len: usize,
+    /// Bytes of one residue.
+    width: usize,
+}
+
+impl PackedLimb {
+    fn zeroed(residues: usize, modulus: &Modulus) -> Self {
+        let width = modulus.bits().div_ceil(8) as usize;
+        let len = residues * width;
+        let mut bytes = vec![0; len + PADDING + ALIGNMENT - 1];
+        prefer_large_pages(&mut bytes);
+        let start = bytes.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT - 1);
+        PackedLimb { bytes, start, len, width }
+    }
+
+    /// The weights from residue `first` on, with the padding behind the end.
+    fn tail(&self, first: usize) -> Packed<'_> {
+        Packed { bytes: &self.bytes[self.start + first * self.width..], width: self.width }
+    }
+}
+
+/// A part of a limb's weights, and at least [`PADDING`] readable bytes behind it.
+#[derive(Clone, Copy)]
+pub(crate) struct Packed<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) width: usize,
+}
+
+/// An input of a plain product: the words of one half of the orbit order, its beginning repeated behind its end.
+#[derive(Clone, Copy)]
+pub(crate) struct Shifted<'a> {
+    pub(crate) words: &'a [u64],
+    /// The shifts `0..count` are multiplied.
+    pub(crate) count: usize,
+}
+
+/// A range of points of one limb of the results.
+struct Task<'a> {
+    limb: usize,
+    start: usize,
+    /// One slice for each result polynomial.
+    out: Vec<&'a mut [u64]>,
+}
+
+impl WeightStream {
+    /// Room for `groups * terms` ciphertexts modulo the first `limbs` primes of the ring (at least one), all zero at first.
+    pub fn zeroed(ring: &Ring, limbs: usize, groups: usize, terms: usize) -> Self {
+        let ring = ring.prefix(limbs);
+        let residues = 2 * ring.n() * groups * terms;
+        let limbs = (0..limbs).map(|i| PackedLimb::zeroed(residues, ring.modulus(i))).collect();
+        WeightStream { ring, groups, terms, limbs }
+    }
+
+    /// The ring, with as many primes as the weights have limbs.
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// Number of groups: sums of a product with ciphertexts.
+    pub fn groups(&self) -> usize {
+        self.groups
+    }
+
+    /// Number of products in one sum.
+    pub fn terms(&self) -> usize {
+        self.terms
+    }
+
+    /// Bytes of all weights.
+    pub fn packed_bytes(&self) -> usize {
+        self.limbs.iter().map(|limb| limb.len).sum()
+    }
+
+    /// Writes ciphertexts into the places `first..first + weights.len()`; term t of group g has place `g * terms + t`.
+    ///
+    /// The places must exist, and the components must have the stream's degree and limbs; else it panics.
+    pub fn write(&mut self, first: usize, weights: &[[&RnsPoly; 2]]) {
+        let (n, block, places) = (self.ring.n(), self.block(), self.groups * self.terms);
+        assert!(first + weights.len() <= places, "the stream has {places} places");
+        for component in weights.iter().flatten() {
+            self.assert_fits(component);
+        }
+        for (i, limb) in self.limbs.iter_mut().enumerate() {
+            let (width, values) = (limb.width, &mut limb.bytes[limb.start..limb.start + limb.len]);
+            let of_place = 2 * block * width;
+            let of_block = (places * of_place).max(1);
+            let write_block = |(b, out): (usize, &mut [u8])| {
+                let places = out.chunks_exact_mut(of_place).skip(first);
+                for (out, weight) in places.zip(weights) {
+                    for (out, component) in out.chunks_exact_mut(block * width).zip(weight) {
+                        pack(width, &component.limb(i)[b * block..(b + 1) * block], out);
+                    }
+                }
+            };
+            if is_parallel(weights.len() * 2 * n) {
+                values.par_chunks_mut(of_block).enumerate().with_min_len(16).for_each(write_block);
+            } else {
+                values.chunks_mut(of_block).enumerate().for_each(write_block);
+            }
+        }
+    }
+
+    /// `out[c] = sum_t W[t][c] * rot(x, t)` for a stream of one group: the terms are all shifts of the first input from 0 up to
+    /// its count, then those of the second, and so on. `rot(x, t)` is the automorphism X -> X^(5^t), each count at most N/2.
+    ///
+    /// Uses the threads of the current rayon pool. Sizes that don't fit together are a bug of the caller and panic.
+    pub fn product_plain(&self, inputs: &[(&RnsPoly, usize)], mut out: [&mut RnsPoly; 2]) {
+        let half = self.ring.n() / 2;
+        assert_eq!(self.groups, 1, "a product with plain inputs has one group");
+        assert_eq!(inputs.iter().map(|x| x.1).sum::<usize>(), self.terms, "one shift for each term");
+        for (x, count) in inputs {
+            self.assert_fits(x);
+            assert!(*count <= half, "an input has N/2 shifts");
+        }
+        // Each half of each limb, then as much of its beginning as the shifts reach: rotations become plain slices.
+        let of_half = inputs.iter().map(|(_, count)| half + count).sum::<usize>();
+        with_scratch(self.limbs.len() * 2 * of_half, |scratch| {
+            let mut rest = &mut *scratch;
+            for (limb, side) in (0..self.limbs.len()).flat_map(|limb| [(limb, 0), (limb, 1)]) {
+                for (x, count) in inputs {
+                    let words = &x.limb(limb)[side * half..(side + 1) * half];
+                    let (extended, others) = std::mem::take(&mut rest).split_at_mut(half + count);
+                    extended[..half].copy_from_slice(words);
+                    extended[half..].copy_from_slice(&words[..*count]);
+                    rest = others;
+                }
+            }
+            let extended: Vec<Vec<Shifted<'_>>> = scratch
+                .chunks_exact(of_half.max(1))
+                .map(|mut rest| {
+                    let split = |&(_, count): &(&RnsPoly, usize)| {
+                        let (words, others) = rest.split_at(half + count);
+                        rest = others;
+                        Shifted { words, count }
+                    };
+                    inputs.iter().map(split).collect()
+                })
+                .collect();
+            self.for_each_task(&mut out, |task| {
+                let side = task.start / half;
+                let inputs = extended.get(2 * task.limb + side).map_or(&[][..], Vec::as_slice);
+                let (modulus, weights) = (self.ring.modulus(task.limb), self.packed_from(task.limb, task.start));
+                let start = task.start % half;
+                match self.backend() {
+                    Backend::Portable => portable::stream::plain(modulus, weights, inputs, start, &mut task.out),
+                    #[cfg(target_arch = "x86_64")]
+                    Backend::Avx512(token) => {
+                        avx512::stream::plain(token, modulus, weights, inputs, start, &mut task.out);
+                    }
+                }
+            });
+        });
+    }
+
+    /// `sum_t W[g][t] * X_t` for each group g, all ciphertexts of degree 1: the components d0, d1, d2 of the degree-2 result go to
+    /// `out[3 * g..3 * g + 3]`.
+    ///
+    /// Uses the threads of the current rayon pool. Sizes that don't fit together are a bug of the caller and panic.
+    pub fn product_cipher(&self, inputs: &[[&RnsPoly; 2]], out: &mut [&mut RnsPoly]) {
+        assert_eq!(inputs.len(), self.terms, "one input for each term");
+        assert_eq!(out.len(), 3 * self.groups, "three components for each group");
+        inputs.iter().flatten().for_each(|x| self.assert_fits(x));
+        let block = self.block();
+        self.for_each_task(out, |task| {
+            let range = task.start..task.start + task.out.first().map_or(0, |out| out.len());
+            let inputs: Vec<[&[u64]; 2]> =
+                inputs.iter().map(|x| x.map(|x| &x.limb(task.limb)[range.clone()])).collect();
+            let (modulus, weights) = (self.ring.modulus(task.limb), self.packed_from(task.limb, task.start));
+            with_scratch(2 * block * self.terms, |scratch| match self.backend() {
+                Backend::Portable => portable::stream::cipher(modulus, weights, &inputs, &mut task.out),
+                #[cfg(target_arch = "x86_64")]
+                Backend::Avx512(token) => {
+                    avx512::stream::cipher(token, modulus, weights, &inputs, scratch, &mut task.out);
+                }
+            });
+        });
+    }
+
+    /// Cuts the results into ranges of points and runs `work` on each, on several threads if that pays.
+    fn for_each_task(&self, out: &mut [&mut RnsPoly], work: impl Fn(&mut Task<'_>) + Send + Sync) {
+        let (n, limbs, residues) = (self.ring.n(), self.limbs.len(), self.groups * self.terms * self.ring.n());
+        out.iter().for_each(|poly| self.assert_fits(poly));
+        let parallel = is_parallel(residues * limbs);
+        let parts = if parallel { 2 * rayon::current_num_threads().next_power_of_two() } else { 2 };
+        let points = (n / parts).max(self.block());
+        let starts = (0..limbs).flat_map(|limb| (0..n).step_by(points).map(move |start| (limb, start)));
+        let mut tasks: Vec<Task<'_>> =
+            starts.map(|(limb, start)| Task { limb, start, out: Vec::with_capacity(out.len()) }).collect();
+        for poly in out {
+            for (task, out) in tasks.iter_mut().zip(poly.as_mut_slice().chunks_mut(points)) {
+                task.out.push(out);
+            }
+        }
+        if parallel {
+            tasks.par_iter_mut().with_max_len(1).for_each(work);
+        } else {
+            tasks.iter_mut().for_each(work);
+        }
+    }
+
+    fn packed_from(&self, limb: usize, start: usize) -> Packed<'_> {
+        self.limbs[limb].tail(2 * self.groups * self.terms * start)
+    }
+
+    /// The kernel's implementation; blocks shorter than its vectors go to the portable one.
+    fn backend(&self) -> Backend {
+        Backend::of(if self.block() == BLOCK { self.ring.kernel() } else { Kernel::Portable })
+    }
+
+    fn block(&self) -> usize {
+        BLOCK.min(self.ring.n() / 2)
+    }
+
+    fn assert_fits(&self, poly: &RnsPoly) {
+        assert_eq!(
+            (poly.n(), poly.limbs()),
+            (self.ring.n(), self.limbs.len()),
+            "polynomials must have the stream's degree and limbs"
+        );
+    }
+}
+
+fn is_parallel(residues: usize) -> bool {
+    residues >= PARALLEL_RESIDUES && rayon::current_num_threads() > 1
+}
+
+/// Writes the low `width` bytes of each value.
+fn pack(width: usize, values: &[u64], out: &mut [u8]) {
+    fn pack<const WIDTH: usize>(values: &[u64], out: &mut [u8]) {
+        for (i, value) in values.iter().enumerate() {
+            // Whole words where they fit: the next value overwrites what is too much.
+            match out.get_mut(i * WIDTH..i * WIDTH + 8) {
+                Some(word) => word.copy_from_slice(&value.to_le_bytes()),
+                None => out[i * WIDTH..(i + 1) * WIDTH].copy_from_slice(&value.to_le_bytes()[..WIDTH]),
+            }
+        }
+    }
+    match width {
+        1 => pack::<1>(values, out),
+        2 => pack::<2>(values, out),
+        3 => pack::<3>(values, out),
+        4 => pack::<4>(values, out),
+        5 => pack::<5>(values, out),
+        6 => pack::<6>(values, out),
+        _ => pack::<7>(values, out),
+    }
+}
