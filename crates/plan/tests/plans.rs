@@ -1,5 +1,7 @@
 //! Plans of random chains of many shapes: secure, well formed, and filled with what the layers say.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use subrosa_fhe::security::{SecurityLevel, max_log_qp};
 use subrosa_fhe::{Encoder, Kernel, Parameters};

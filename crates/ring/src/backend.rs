@@ -2,12 +2,14 @@
 
 use crate::Kernel;
 #[cfg(target_arch = "x86_64")]
-use crate::avx512;
+use crate::{avx2, avx512};
 
 /// A kernel together with the proof that this machine can run it.
 #[derive(Clone, Copy)]
 pub(crate) enum Backend {
     Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Token),
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Token),
 }
@@ -19,33 +21,39 @@ impl Backend {
         match kernel {
             Kernel::Portable => Backend::Portable,
             #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => avx2::Token::detect().map_or(Backend::Portable, Backend::Avx2),
+            #[cfg(target_arch = "x86_64")]
             Kernel::Avx512Ifma => avx512::Token::detect().map_or(Backend::Portable, Backend::Avx512),
             #[cfg(not(target_arch = "x86_64"))]
-            Kernel::Avx512Ifma => Backend::Portable,
+            Kernel::Avx2 | Kernel::Avx512Ifma => Backend::Portable,
         }
     }
 
-    /// The implementation for transforms of 2^log_n words: the vector kernel has a least size.
+    /// The implementation for transforms of 2^log_n words: the vector kernels have a least size.
     #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
     pub(crate) fn for_ntt(self, log_n: u32) -> Backend {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(_) if log_n < avx2::ntt::MIN_LOG_N => Backend::Portable,
             #[cfg(target_arch = "x86_64")]
             Backend::Avx512(_) if log_n < avx512::ntt::MIN_LOG_N => Backend::Portable,
             backend => backend,
         }
     }
 
-    /// Width in bits of the multiplier, and so of the quotients in the twiddle tables.
+    /// Width in bits of the multiplier, and so of the quotients in the twiddle tables (the AVX2 kernel replaces them by its own).
     pub(crate) fn multiplier_width(self) -> u32 {
         match self {
             Backend::Portable => 64,
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(_) => 64,
             #[cfg(target_arch = "x86_64")]
             Backend::Avx512(_) => 52,
         }
     }
 }
 
-/// Whether this machine has the instructions of the AVX-512 kernel.
-pub(crate) fn avx512_is_available() -> bool {
-    !matches!(Backend::of(Kernel::Avx512Ifma), Backend::Portable)
+/// Whether this machine has the instructions of the kernel.
+pub(crate) fn is_available(kernel: Kernel) -> bool {
+    kernel == Kernel::Portable || !matches!(Backend::of(kernel), Backend::Portable)
 }

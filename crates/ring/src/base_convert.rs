@@ -1,11 +1,11 @@
 //! Conversion of residues from one set of primes to another.
 
 use crate::aligned::with_scratch;
-#[cfg(target_arch = "x86_64")]
-use crate::avx512;
 use crate::backend::Backend;
 use crate::twiddles::Factor;
 use crate::{Kernel, Modulus, RingError, portable};
+#[cfg(target_arch = "x86_64")]
+use crate::{avx2, avx512};
 
 /// Converts residues modulo D = d_0 * d_1 * ... to residues of the centred representative modulo other primes.
 ///
@@ -102,6 +102,8 @@ impl BaseConverter {
         match backend {
             Backend::Portable => portable::convert::prepare(&self.sources, limbs, overflow),
             #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(token) => avx2::convert::prepare(token, &self.sources, limbs, overflow),
+            #[cfg(target_arch = "x86_64")]
             Backend::Avx512(token) => avx512::convert::prepare(token, &self.sources, limbs, overflow),
         }
     }
@@ -110,6 +112,8 @@ impl BaseConverter {
     pub(crate) fn write_target(&self, j: usize, limbs: &[u64], overflow: &[u64], out: &mut [u64], backend: Backend) {
         match backend {
             Backend::Portable => portable::convert::accumulate(&self.targets[j], limbs, overflow, out),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(token) => avx2::convert::accumulate(token, &self.targets[j], limbs, overflow, out),
             #[cfg(target_arch = "x86_64")]
             Backend::Avx512(token) => avx512::convert::accumulate(token, &self.targets[j], limbs, overflow, out),
         }

@@ -68,7 +68,7 @@ pub enum RingError {
         found: usize,
     },
     /// `SUBROSA_KERNEL` (or another text) names no kernel.
-    #[error("unknown kernel \"{name}\": choose \"portable\" or \"avx512ifma\"")]
+    #[error("unknown kernel \"{name}\": choose \"portable\", \"avx2\" or \"avx512ifma\"")]
     UnknownKernel {
         /// The text that was given.
         name: String,

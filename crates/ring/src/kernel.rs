@@ -12,6 +12,8 @@ pub const KERNEL_VARIABLE: &str = "SUBROSA_KERNEL";
 pub enum Kernel {
     /// Plain Rust on 64-bit words; runs everywhere.
     Portable,
+    /// AVX2 with the f64 fused multiply-add (FMA); x86-64 only.
+    Avx2,
     /// AVX-512 with the 52-bit integer multiply-add (IFMA); x86-64 only.
     Avx512Ifma,
 }
@@ -19,7 +21,10 @@ pub enum Kernel {
 impl Kernel {
     /// All kernels this machine can run, best first; the portable one is always last.
     pub fn all_available() -> Vec<Kernel> {
-        [Kernel::Avx512Ifma, Kernel::Portable].into_iter().filter(|kernel| kernel.is_available()).collect()
+        [Kernel::Avx512Ifma, Kernel::Avx2, Kernel::Portable]
+            .into_iter()
+            .filter(|kernel| kernel.is_available())
+            .collect()
     }
 
     /// The kernel that `SUBROSA_KERNEL` names, or the best available one if it is unset or empty.
@@ -32,17 +37,13 @@ impl Kernel {
                 let kernel: Kernel = name.to_string_lossy().parse()?;
                 kernel.require_available()
             }
-            _ if Kernel::Avx512Ifma.is_available() => Ok(Kernel::Avx512Ifma),
-            _ => Ok(Kernel::Portable),
+            _ => Ok(Kernel::all_available().first().copied().unwrap_or(Kernel::Portable)),
         }
     }
 
     /// Whether this machine can run the kernel.
     pub fn is_available(self) -> bool {
-        match self {
-            Kernel::Portable => true,
-            Kernel::Avx512Ifma => crate::backend::avx512_is_available(),
-        }
+        crate::backend::is_available(self)
     }
 
     pub(crate) fn require_available(self) -> Result<Kernel, RingError> {
@@ -54,6 +55,7 @@ impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Kernel::Portable => "portable",
+            Kernel::Avx2 => "avx2",
             Kernel::Avx512Ifma => "avx512ifma",
         })
     }
@@ -65,6 +67,7 @@ impl FromStr for Kernel {
     fn from_str(name: &str) -> Result<Self, RingError> {
         match name {
             "portable" => Ok(Kernel::Portable),
+            "avx2" => Ok(Kernel::Avx2),
             "avx512ifma" => Ok(Kernel::Avx512Ifma),
             _ => Err(RingError::UnknownKernel { name: name.to_owned() }),
         }

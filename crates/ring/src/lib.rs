@@ -7,10 +7,12 @@
 //! holds a(psi^(5^j)), index N/2 + j holds a(psi^(-5^j)), exponents modulo 2N. So the automorphism X -> X^(5^t) rotates
 //! each half left by t, and X -> X^-1 swaps the halves. The order is part of the wire format; all kernels produce it.
 //!
-//! **Kernels.** The hot loops exist twice: in plain Rust, and for AVX-512 IFMA; see [`Kernel`]. Both give bit-identical
-//! results. Arithmetic on data is free of data-dependent branches and table look-ups.
+//! **Kernels.** The hot loops exist in plain Rust, for AVX2 with FMA, and for AVX-512 IFMA; see [`Kernel`]. All give
+//! bit-identical results. Arithmetic on data is free of data-dependent branches and table look-ups.
 
 mod aligned;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod backend;
@@ -28,6 +30,8 @@ mod portable;
 pub mod primes;
 mod ring;
 pub mod sampler;
+#[cfg(target_arch = "x86_64")]
+mod schedule;
 mod stream;
 mod twiddles;
 mod uniform;

@@ -1,12 +1,12 @@
 //! One prime of a ring: its NTT and the elementwise operations on one limb.
 
 use crate::aligned::with_scratch;
-#[cfg(target_arch = "x86_64")]
-use crate::avx512;
 use crate::backend::Backend;
 use crate::primes::LOG_N_RANGE;
 use crate::twiddles::Twiddles;
 use crate::{Kernel, Modulus, RingError, portable};
+#[cfg(target_arch = "x86_64")]
+use crate::{avx2, avx512};
 
 /// The tables of one ring degree, prime and kernel.
 ///
@@ -39,8 +39,10 @@ impl NttTable {
         #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
         let mut twiddles = Twiddles::new(&modulus, log_n, root, ntt_backend.multiplier_width());
         #[cfg(target_arch = "x86_64")]
-        if let Backend::Avx512(_) = ntt_backend {
-            avx512::ntt::arrange(&mut twiddles, log_n);
+        match ntt_backend {
+            Backend::Portable => {}
+            Backend::Avx2(_) => avx2::ntt::arrange(&modulus, &mut twiddles, log_n),
+            Backend::Avx512(_) => avx512::ntt::arrange(&mut twiddles, log_n),
         }
         Ok(NttTable { log_n, modulus, kernel, backend, ntt_backend, root, twiddles })
     }
@@ -71,6 +73,8 @@ impl NttTable {
         with_scratch(a.len(), |scratch| match self.ntt_backend {
             Backend::Portable => portable::ntt::forward(&self.modulus, &self.twiddles, a, scratch),
             #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(token) => avx2::ntt::forward(token, &self.modulus, &self.twiddles, a, scratch),
+            #[cfg(target_arch = "x86_64")]
             Backend::Avx512(token) => avx512::ntt::forward(token, &self.modulus, &self.twiddles, a, scratch),
         });
     }
@@ -80,6 +84,8 @@ impl NttTable {
         assert_eq!(a.len(), self.n(), "a limb has N words");
         with_scratch(a.len(), |scratch| match self.ntt_backend {
             Backend::Portable => portable::ntt::inverse(&self.modulus, &self.twiddles, a, scratch),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(token) => avx2::ntt::inverse(token, &self.modulus, &self.twiddles, a, scratch),
             #[cfg(target_arch = "x86_64")]
             Backend::Avx512(token) => avx512::ntt::inverse(token, &self.modulus, &self.twiddles, a, scratch),
         });
@@ -91,6 +97,8 @@ impl NttTable {
         match self.backend {
             Backend::Portable => portable::limb::add_assign(&self.modulus, a, b),
             #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(token) => avx2::limb::add_assign(token, &self.modulus, a, b),
+            #[cfg(target_arch = "x86_64")]
             Backend::Avx512(token) => avx512::limb::add_assign(token, &self.modulus, a, b),
         }
     }
@@ -101,6 +109,8 @@ impl NttTable {
         match self.backend {
             Backend::Portable => portable::limb::sub_assign(&self.modulus, a, b),
             #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(token) => avx2::limb::sub_assign(token, &self.modulus, a, b),
+            #[cfg(target_arch = "x86_64")]
             Backend::Avx512(token) => avx512::limb::sub_assign(token, &self.modulus, a, b),
         }
     }
@@ -109,6 +119,8 @@ impl NttTable {
     pub fn neg_assign(&self, a: &mut [u64]) {
         match self.backend {
             Backend::Portable => portable::limb::neg_assign(&self.modulus, a),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(token) => avx2::limb::neg_assign(token, &self.modulus, a),
             #[cfg(target_arch = "x86_64")]
             Backend::Avx512(token) => avx512::limb::neg_assign(token, &self.modulus, a),
         }
@@ -119,6 +131,8 @@ impl NttTable {
         assert_equal_lengths(a.len(), b.len());
         match self.backend {
             Backend::Portable => portable::limb::mul_assign(&self.modulus, a, b),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(token) => avx2::limb::mul_assign(token, &self.modulus, a, b),
             #[cfg(target_arch = "x86_64")]
             Backend::Avx512(token) => avx512::limb::mul_assign(token, &self.modulus, a, b),
         }
@@ -134,6 +148,8 @@ impl NttTable {
         match self.backend {
             Backend::Portable => portable::limb::mul_scalar_assign(&self.modulus, a, s),
             #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(token) => avx2::limb::mul_scalar_assign(token, &self.modulus, a, s),
+            #[cfg(target_arch = "x86_64")]
             Backend::Avx512(token) => avx512::limb::mul_scalar_assign(token, &self.modulus, a, s),
         }
     }
@@ -143,6 +159,8 @@ impl NttTable {
         assert_equal_lengths(out.len(), a.len());
         match self.backend {
             Backend::Portable => portable::limb::mul_scalar(&self.modulus, out, a, s),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(token) => avx2::limb::mul_scalar(token, &self.modulus, out, a, s),
             #[cfg(target_arch = "x86_64")]
             Backend::Avx512(token) => avx512::limb::mul_scalar(token, &self.modulus, out, a, s),
         }
@@ -154,6 +172,8 @@ impl NttTable {
         match self.backend {
             Backend::Portable => portable::limb::mul_scalar_add_assign(&self.modulus, acc, a, s),
             #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(token) => avx2::limb::mul_scalar_add_assign(token, &self.modulus, acc, a, s),
+            #[cfg(target_arch = "x86_64")]
             Backend::Avx512(token) => avx512::limb::mul_scalar_add_assign(token, &self.modulus, acc, a, s),
         }
     }
@@ -163,6 +183,8 @@ impl NttTable {
         assert_equal_lengths(out.len(), a.len());
         match self.backend {
             Backend::Portable => portable::limb::rsub_mul_scalar_assign(&self.modulus, out, a, s),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(token) => avx2::limb::rsub_mul_scalar_assign(token, &self.modulus, out, a, s),
             #[cfg(target_arch = "x86_64")]
             Backend::Avx512(token) => avx512::limb::rsub_mul_scalar_assign(token, &self.modulus, out, a, s),
         }
@@ -184,6 +206,8 @@ impl NttTable {
         match self.backend {
             Backend::Portable => portable::limb::dot_add_assign(&self.modulus, acc, pairs),
             #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(token) => avx2::limb::dot_add_assign(token, &self.modulus, acc, pairs),
+            #[cfg(target_arch = "x86_64")]
             Backend::Avx512(token) => avx512::limb::dot_add_assign(token, &self.modulus, acc, pairs),
         }
     }
@@ -194,6 +218,8 @@ impl NttTable {
         match self.backend {
             Backend::Portable => portable::limb::from_signed(&self.modulus, out, values),
             #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(token) => avx2::limb::from_signed(token, &self.modulus, out, values),
+            #[cfg(target_arch = "x86_64")]
             Backend::Avx512(token) => avx512::limb::from_signed(token, &self.modulus, out, values),
         }
     }
@@ -203,6 +229,8 @@ impl NttTable {
         assert_equal_lengths(out.len(), src.len());
         match self.backend {
             Backend::Portable => portable::limb::lift_centered(&self.modulus, out, src, from),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(token) => avx2::limb::lift_centered(token, &self.modulus, out, src, from),
             #[cfg(target_arch = "x86_64")]
             Backend::Avx512(token) => avx512::limb::lift_centered(token, &self.modulus, out, src, from),
         }

@@ -5,11 +5,11 @@
 //! `[block of points][group][term][component c0, c1][point in the block]`.
 
 use crate::aligned::with_scratch;
-#[cfg(target_arch = "x86_64")]
-use crate::avx512;
 use crate::backend::Backend;
 use crate::pages::prefer_large_pages;
 use crate::{Kernel, Modulus, Ring, RnsPoly, portable};
+#[cfg(target_arch = "x86_64")]
+use crate::{avx2, avx512};
 use rayon::prelude::*;
 
 /// Points of one block: two vectors of the widest kernel.
@@ -180,6 +180,10 @@ impl WeightStream {
                 match self.backend() {
                     Backend::Portable => portable::stream::plain(modulus, weights, inputs, start, &mut task.out),
                     #[cfg(target_arch = "x86_64")]
+                    Backend::Avx2(token) => {
+                        avx2::stream::plain(token, modulus, weights, inputs, start, &mut task.out);
+                    }
+                    #[cfg(target_arch = "x86_64")]
                     Backend::Avx512(token) => {
                         avx512::stream::plain(token, modulus, weights, inputs, start, &mut task.out);
                     }
@@ -192,6 +196,7 @@ impl WeightStream {
     /// `out[3 * g..3 * g + 3]`.
     ///
     /// Uses the threads of the current rayon pool. Sizes that don't fit together are a bug of the caller and panic.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
     pub fn product_cipher(&self, inputs: &[[&RnsPoly; 2]], out: &mut [&mut RnsPoly]) {
         assert_eq!(inputs.len(), self.terms, "one input for each term");
         assert_eq!(out.len(), 3 * self.groups, "three components for each group");
@@ -204,6 +209,10 @@ impl WeightStream {
             let (modulus, weights) = (self.ring.modulus(task.limb), self.packed_from(task.limb, task.start));
             with_scratch(2 * block * self.terms, |scratch| match self.backend() {
                 Backend::Portable => portable::stream::cipher(modulus, weights, &inputs, &mut task.out),
+                #[cfg(target_arch = "x86_64")]
+                Backend::Avx2(token) => {
+                    avx2::stream::cipher(token, modulus, weights, &inputs, scratch, &mut task.out);
+                }
                 #[cfg(target_arch = "x86_64")]
                 Backend::Avx512(token) => {
                     avx512::stream::cipher(token, modulus, weights, &inputs, scratch, &mut task.out);

@@ -1,5 +1,7 @@
 //! A home with a vault, and the networks and samples of the repository.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
 use std::path::PathBuf;
 use subrosa_fhe::security::SecurityLevel;
 use subrosa_input::{Dataset, read, read_labels};

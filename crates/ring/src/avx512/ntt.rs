@@ -13,6 +13,7 @@
 use super::arith::{Prime, VectorFactor, load, splat, store, transpose};
 use super::entry_points;
 use crate::Modulus;
+use crate::schedule;
 use crate::twiddles::{Factors, Twiddles};
 use std::arch::x86_64::*;
 
@@ -25,45 +26,9 @@ fn is_lazy(p: &Modulus) -> bool {
     36 * p.value() < 1 << 52
 }
 
-/// The rounds of each pass after the first, in forward order, for halves of 2^log_half words: log2 of the radix of its first
-/// round, and of its second (0 if there is none).
-fn schedule(log_half: u32) -> impl DoubleEndedIterator<Item = (u32, u32)> + ExactSizeIterator + Clone {
-    let levels = log_half - 3;
-    // One or two rounds of radix 4 take what radix 8 leaves over.
-    let fours = (3 - levels % 3) % 3;
-    let rounds = (levels - 2 * fours) / 3 + fours;
-    let log_radix = move |round: u32| if round + fours < rounds { 3 } else { 2 };
-    let single = rounds % 2;
-    (0..(rounds / 2 + single) as usize).map(move |pass| {
-        let pass = pass as u32;
-        match (pass, single) {
-            (0, 1) => (log_radix(0), 0),
-            _ => (log_radix(2 * pass - single), log_radix(2 * pass - single + 1)),
-        }
-    })
-}
-
-/// Reorders the twiddles for this kernel: those that a round needs for one line of nodes become neighbours.
-///
-/// A round at a level with 8 * `lines` nodes needs for line l of them the lines l + `lines` * {1, 2, ..., RADIX - 1} of the tables,
-/// counted in eight words (level by level: one, two, for radix 8 also four). They move to `lines` + l * (RADIX - 1) and following.
+/// Reorders the twiddles for this kernel.
 pub(crate) fn arrange(twiddles: &mut Twiddles, log_n: u32) {
-    for factors in &mut twiddles.halves {
-        for table in [&mut factors.values, &mut factors.quotients] {
-            let by_level = table.clone();
-            let (by_level, arranged) = (by_level.as_chunks::<8>().0, table.as_chunks_mut::<8>().0);
-            let mut lines = 1;
-            for log_radix in schedule(log_n - 1).flat_map(|(first, second)| [first, second]) {
-                let group = (1usize << log_radix) - 1;
-                for line in 0..lines {
-                    for i in 0..group {
-                        arranged[lines + line * group + i] = by_level[(i + 1) * lines + line];
-                    }
-                }
-                lines <<= log_radix;
-            }
-        }
-    }
+    schedule::arrange::<8>(twiddles, log_n);
 }
 
 entry_points! {
@@ -92,7 +57,7 @@ fn forward_passes<const LAZY: bool>(p: &Modulus, twiddles: &Twiddles, a: &mut [u
     let (a, scratch) = (a.as_chunks_mut().0, scratch.as_chunks_mut().0);
     let half = a.len() / 2;
     first_pass::<LAZY>(&prime, twiddles, a, scratch);
-    let passes = schedule((8 * half).ilog2());
+    let passes = schedule::passes((8 * half).ilog2() - 3);
     for ((a, scratch), factors) in a.chunks_exact_mut(half).zip(scratch.chunks_exact_mut(half)).zip(&twiddles.halves) {
         let mut level = 3;
         let mut in_scratch = true;
@@ -125,7 +90,7 @@ fn inverse_passes<const LAZY: bool>(p: &Modulus, twiddles: &Twiddles, a: &mut [u
     let (a, scratch) = (a.as_chunks_mut().0, scratch.as_chunks_mut().0);
     let half = a.len() / 2;
     let log_half = (8 * half).ilog2();
-    let passes = schedule(log_half);
+    let passes = schedule::passes(log_half - 3);
     // The twiddles of one half are the inverses of the other's.
     let inverse_factors = twiddles.halves.iter().rev();
     for ((a, scratch), factors) in a.chunks_exact_mut(half).zip(scratch.chunks_exact_mut(half)).zip(inverse_factors) {
@@ -450,7 +415,7 @@ unsafe fn scatter<const RADIX: usize>(dst: *mut Line, step: usize, values: [__m5
     }
 }
 
-/// Twiddles arranged by `arrange`: those for the nodes of line `line` among the `lines` lines of a level: one of that level, two of the next, for radix
+/// Twiddles arranged by `schedule::arrange`: those for the nodes of line `line` among the `lines` lines of a level: one of that level, two of the next, for radix
 /// 8 also four of the third; the rest are zero.
 ///
 /// # Safety

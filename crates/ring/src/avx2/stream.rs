@@ -1,0 +1,217 @@
+//! Products of packed weights: the stream is read once, from its beginning to its end, a block of four vectors at a time.
+//!
+//! Between two reductions a sum takes at most 2 * SPAN = `MAX_PRODUCTS` products of residues on top of a residue.
+
+use super::arith::{
+    MAX_PRODUCTS, Sum, SumReducer, load_reals, load_words, splat, store_reals, store_words, sum_is_wide, to_reals,
+    to_words,
+};
+use super::entry_points;
+use crate::Modulus;
+use crate::stream::{BLOCK, PADDING, Packed, Shifted};
+use std::arch::x86_64::*;
+
+/// Terms between two reductions.
+const SPAN: usize = MAX_PRODUCTS / 2;
+/// Vectors of a block.
+const VECTORS: usize = BLOCK / 4;
+/// How far ahead the stream is fetched, in bytes.
+const PREFETCH: usize = 8192;
+
+/// Calls a function for the number of bytes of a residue and for the size of its sums.
+macro_rules! dispatch {
+    ($function:ident, $width:expr, $wide:expr, $arguments:tt) => {
+        match ($width, $wide) {
+            (1, _) => $function::<1, false> $arguments,
+            (2, _) => $function::<2, false> $arguments,
+            (3, _) => $function::<3, false> $arguments,
+            (4, _) => $function::<4, false> $arguments,
+            (5, _) => $function::<5, false> $arguments,
+            (6, false) => $function::<6, false> $arguments,
+            (6, true) => $function::<6, true> $arguments,
+            // Narrow sums of the widest primes are wide sums with a zero top; up to 40 bits, no sum is wide.
+            _ => $function::<7, true> $arguments,
+        }
+    };
+}
+
+entry_points! {
+    /// See the portable kernel; whole blocks only.
+    fn plain(p: &Modulus, weights: Packed<'_>, inputs: &[Shifted<'_>], start: usize, out: &mut [&mut [u64]]) {
+        let terms = inputs.iter().map(|input| input.count).sum::<usize>();
+        let wide = sum_is_wide(terms.min(SPAN), p.value(), p.value());
+        if let [out0, out1] = out {
+            dispatch!(plain_blocks, weights.width, wide, (p, weights.bytes, terms, inputs, start, out0, out1));
+        }
+    }
+
+    /// See the portable kernel; whole blocks only. `scratch` has 2 * `BLOCK` words for each input.
+    fn cipher(p: &Modulus, weights: Packed<'_>, inputs: &[[&[u64]; 2]], scratch: &mut [u64], out: &mut [&mut [u64]]) {
+        let wide = sum_is_wide(2 * inputs.len().min(SPAN), p.value(), p.value());
+        dispatch!(cipher_blocks, weights.width, wide, (p, weights.bytes, inputs, scratch, out));
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn plain_blocks<const WIDTH: usize, const WIDE: bool>(
+    p: &Modulus,
+    weights: &[u8],
+    terms: usize,
+    inputs: &[Shifted<'_>],
+    start: usize,
+    out0: &mut [u64],
+    out1: &mut [u64],
+) {
+    let reducer = SumReducer::<WIDE>::new(p);
+    let (out0, out1) = (out0.as_chunks_mut::<BLOCK>().0, out1.as_chunks_mut::<BLOCK>().0);
+    let mut weights = Stream::<WIDTH>::new(weights, 2 * out0.len() * terms);
+    for (b, (out0, out1)) in out0.iter_mut().zip(out1).enumerate() {
+        let at = start + b * BLOCK;
+        // A sum is started for as many products as follow before its reduction.
+        let mut ahead = terms;
+        let mut left = ahead.min(SPAN);
+        let mut sums = [[Sum::new(splat(0), left); VECTORS]; 2];
+        for input in inputs {
+            for x in input.words[at..at + input.count + BLOCK - 1].array_windows::<BLOCK>() {
+                if left == 0 {
+                    left = ahead.min(SPAN);
+                    sums = sums.map(|sums| sums.map(|sum| Sum::new(to_words(reducer.reduce(sum)), left)));
+                }
+                let x = vectors(x);
+                for sums in &mut sums {
+                    // SAFETY: two blocks for each block of points and term, as `Stream::new` has checked.
+                    let w = unsafe { weights.next() };
+                    for ((sum, x), w) in sums.iter_mut().zip(x).zip(w) {
+                        sum.add_product(x, w);
+                    }
+                }
+                (left, ahead) = (left - 1, ahead - 1);
+            }
+        }
+        for (out, sums) in [out0, out1].into_iter().zip(sums) {
+            for (out, sum) in out.as_chunks_mut().0.iter_mut().zip(sums) {
+                store_words(out, reducer.reduce(sum));
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn cipher_blocks<const WIDTH: usize, const WIDE: bool>(
+    p: &Modulus,
+    weights: &[u8],
+    inputs: &[[&[u64]; 2]],
+    scratch: &mut [u64],
+    out: &mut [&mut [u64]],
+) {
+    let reducer = SumReducer::<WIDE>::new(p);
+    let blocks = out.first().map_or(0, |out| out.len() / BLOCK);
+    let mut weights = Stream::<WIDTH>::new(weights, 2 * blocks * inputs.len() * (out.len() / 3));
+    let scratch = &mut scratch.as_chunks_mut::<BLOCK>().0[..2 * inputs.len()];
+    for b in 0..blocks {
+        let range = b * BLOCK..(b + 1) * BLOCK;
+        // The inputs of one block as f64, side by side: in their polynomials they compete for the same cache sets.
+        for (scratch, x) in scratch.iter_mut().zip(inputs.as_flattened()) {
+            for (scratch, x) in scratch.as_chunks_mut().0.iter_mut().zip(x[range.clone()].as_chunks().0) {
+                store_reals(scratch, load_words(x));
+            }
+            // The next block, too far apart for the hardware to foresee.
+            for line in [0, 8] {
+                _mm_prefetch::<_MM_HINT_T1>(x.as_ptr().wrapping_add(range.end + line).cast());
+            }
+        }
+        for out in out.as_chunks_mut::<3>().0 {
+            // d0, d1, d2 of each vector; d1 is a sum of twice as many products.
+            let start =
+                |count: usize| [Sum::new(splat(0), count), Sum::new(splat(0), 2 * count), Sum::new(splat(0), count)];
+            let mut sums = [start(inputs.len().min(SPAN)); VECTORS];
+            for (i, span) in scratch.as_chunks::<2>().0.chunks(SPAN).enumerate() {
+                if i > 0 {
+                    sums = sums.map(|[d0, d1, d2]| {
+                        let again = |sum, count| Sum::new(to_words(reducer.reduce(sum)), count);
+                        [again(d0, span.len()), again(d1, 2 * span.len()), again(d2, span.len())]
+                    });
+                }
+                for [x0, x1] in span {
+                    let (x0, x1) = (x0.as_chunks().0, x1.as_chunks().0);
+                    // SAFETY: two blocks for each block of points, group and term, as `Stream::new` has checked.
+                    let (w0, w1) = unsafe { (weights.next(), weights.next()) };
+                    for (((([d0, d1, d2], x0), x1), w0), w1) in sums.iter_mut().zip(x0).zip(x1).zip(w0).zip(w1) {
+                        let (x0, x1) = (load_reals(x0), load_reals(x1));
+                        d0.add_product(w0, x0);
+                        d1.add_product(w0, x1);
+                        d1.add_product(w1, x0);
+                        d2.add_product(w1, x1);
+                    }
+                }
+            }
+            for (i, out) in out.iter_mut().enumerate() {
+                for (out, sums) in out[range.clone()].as_chunks_mut().0.iter_mut().zip(sums) {
+                    store_words(out, reducer.reduce(sums[i]));
+                }
+            }
+        }
+    }
+}
+
+/// The weights still to be read, `WIDTH` bytes to a residue.
+struct Stream<'a, const WIDTH: usize> {
+    next: *const u8,
+    /// Where the byte of each place of a 128-bit lane lies among two packed residues.
+    places: __m256i,
+    bytes: std::marker::PhantomData<&'a [u8]>,
+}
+
+impl<'a, const WIDTH: usize> Stream<'a, WIDTH> {
+    /// Panics unless `bytes` has `blocks` blocks, and the padding.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn new(bytes: &'a [u8], blocks: usize) -> Self {
+        assert!(bytes.len() >= blocks * BLOCK * WIDTH + PADDING, "the stream has too few weights");
+        // A place with the top bit becomes zero.
+        let mut places = [0x80u8; 16];
+        for (i, place) in places.iter_mut().enumerate().filter(|(i, _)| i % 8 < WIDTH) {
+            *place = (i / 8 * WIDTH + i % 8) as u8;
+        }
+        // SAFETY: the array covers the 16 bytes read; no alignment is required.
+        let places = unsafe { _mm_loadu_si128(places.as_ptr().cast()) };
+        Stream { next: bytes.as_ptr(), places: _mm256_broadcastsi128_si256(places), bytes: std::marker::PhantomData }
+    }
+
+    /// The next block, as f64.
+    ///
+    /// # Safety
+    /// To be called at most `blocks` times.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn next(&mut self) -> [__m256d; VECTORS] {
+        let next = self.next;
+        for line in 0..(BLOCK * WIDTH).div_ceil(64) {
+            // Behind the end this is no access: a prefetch never faults.
+            _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(PREFETCH + 64 * line).cast());
+        }
+        // SAFETY: by the caller's promise and the check in `new`, the block and the padding behind it are inside the slice.
+        self.next = unsafe { next.add(BLOCK * WIDTH) };
+        let mut block = [_mm256_setzero_pd(); VECTORS];
+        for (i, vector) in block.iter_mut().enumerate() {
+            // SAFETY: as above; both lanes start inside the block, and end at most in the padding.
+            let (low, high) = unsafe {
+                let first = next.add(i * 4 * WIDTH);
+                (_mm_loadu_si128(first.cast()), _mm_loadu_si128(first.add(2 * WIDTH).cast()))
+            };
+            *vector = to_reals(_mm256_shuffle_epi8(_mm256_set_m128i(high, low), self.places));
+        }
+        block
+    }
+}
+
+/// The vectors of a block, as f64.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn vectors(words: &[u64; BLOCK]) -> [__m256d; VECTORS] {
+    let mut block = [_mm256_setzero_pd(); VECTORS];
+    for (vector, line) in block.iter_mut().zip(words.as_chunks().0) {
+        *vector = load_words(line);
+    }
+    block
+}
