@@ -153,11 +153,9 @@ impl Owner {
         Ok(Bundle::open(&self.registry.file(record, PROTECTED_FILE)?, PROTECTED_KIND)?)
     }
 
-    /// The choices a network was protected with.
-    pub(crate) fn settings(&self, record: &Record) -> Result<Settings, OwnerError> {
-        let report: ProtectReport =
-            serde_json::from_value(record.report.clone()).map_err(|e| OwnerError::Report(e.to_string()))?;
-        Ok(report.settings)
+    /// What `protect` reported of a network.
+    pub(crate) fn report(&self, record: &Record) -> Result<ProtectReport, OwnerError> {
+        serde_json::from_value(record.report.clone()).map_err(|e| OwnerError::Report(e.to_string()))
     }
 
     /// The original network.
@@ -174,7 +172,7 @@ impl Owner {
         let packed = vault.get(&key_name(&id))?;
         let secret = SecretKey::from_bytes(&parameters, &packed)
             .map_err(|e| OwnerError::SecretKey { id, reason: e.to_string() })?;
-        let Settings { output_activation, classes, .. } = self.settings(record)?;
+        let Settings { output_activation, classes, .. } = self.report(record)?.settings;
         Ok(Decryptor { secret, output: stored.program.output.clone(), activation: output_activation, classes })
     }
 }

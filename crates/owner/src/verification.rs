@@ -6,7 +6,7 @@ use crate::{Owner, Progress};
 use serde::Serialize;
 use std::time::Instant;
 use subrosa_edge_agent::{Options, Processor};
-use subrosa_input::{Dataset, Preprocess};
+use subrosa_input::Dataset;
 use subrosa_plain::PlainNetwork;
 use subrosa_registry::{OwnerIdentity, Vault};
 
@@ -65,20 +65,18 @@ impl Owner {
     ) -> Result<Comparison, OwnerError> {
         let record = self.registry.get(request.id)?;
         let stored = self.stored(&record)?;
-        let settings = self.settings(&record)?;
+        let report = self.report(&record)?;
+        let settings = &report.settings;
         let network = self.network(&record)?;
         let split = network.split(&settings.scope, &settings.substitutions)?;
         let decryptor = self.decryptor(&record, &stored, vault)?;
-        let report: crate::ProtectReport =
-            serde_json::from_value(record.report.clone()).map_err(|e| OwnerError::Report(e.to_string()))?;
-
         let dir = tempfile::tempdir().map_err(|e| OwnerError::io("create a directory in", &std::env::temp_dir(), e))?;
         let path = dir.path().join("bundle.srb");
         let deployed = self.deploy(&record.id.to_string(), &path, identity)?;
         let options = Options { trust: Some(identity.signer()), threads: request.threads, kernel: None };
         let processor = Processor::load(&path, &options)?;
 
-        let preprocess = settings.preprocess.unwrap_or_else(Preprocess::default);
+        let preprocess = settings.preprocess.clone().unwrap_or_default();
         let inputs = preprocess.apply(request.data, network.input_shape())?;
         let count = request.data.count;
         if count == 0 {
