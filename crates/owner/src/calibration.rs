@@ -3,7 +3,7 @@
 use crate::error::OwnerError;
 use serde::{Deserialize, Serialize};
 use subrosa_input::{Dataset, Preprocess};
-use subrosa_network::{Chain, Network, Split};
+use subrosa_network::{Network, Split};
 use subrosa_plain::PlainNetwork;
 use subrosa_plan::InputRange;
 
@@ -172,9 +172,9 @@ fn measure(split: &Split, count: usize, inputs: &[f32]) -> Result<Measured, Owne
             let x: Vec<f64> = sample.iter().map(|&v| f64::from(v)).collect();
             input.max_abs = x.iter().fold(input.max_abs, |m, v| m.max(v.abs()));
             input.max_norm = input.max_norm.max(x.iter().map(|v| v * v).sum::<f64>().sqrt());
-            let out = outputs(&split.chain, &x);
-            largest_output = out.iter().fold(largest_output, |m, v| m.max(v.abs()));
-            labels.push(argmax(out.into_iter()));
+            let Some(last) = split.chain.eval_trace(&x).pop() else { continue };
+            largest_output = last.pre_activation.iter().fold(largest_output, |m, v| m.max(v.abs()));
+            labels.push(argmax(last.output.into_iter()));
             if kept.len() < KEPT_FEATURES {
                 kept.push(x);
             }
@@ -199,11 +199,6 @@ fn measure(split: &Split, count: usize, inputs: &[f32]) -> Result<Measured, Owne
         accuracy: None,
     };
     Ok(Measured { calibration, labels })
-}
-
-/// The linear outputs of the approximated network (before an activation of the last layer, which the owner applies).
-pub(crate) fn outputs(chain: &Chain, features: &[f64]) -> Vec<f64> {
-    chain.eval_trace(features).pop().map(|t| t.pre_activation).unwrap_or_default()
 }
 
 /// Calls `f` for batches of samples.
