@@ -16,6 +16,12 @@ pub enum NetworkError {
     /// The runtime refuses the network.
     #[error(transparent)]
     Plain(#[from] PlainError),
+    /// The plain and the protected part share weights.
+    #[error(
+        "the weights '{0}' are used in the plain part too, so the edge would get them in the clear: \
+         protect from an earlier layer on, or export the network with a copy of them for each use"
+    )]
+    TiedWeights(String),
     /// Nothing at the network's end can be protected.
     #[error("no protectable layer: {0}")]
     NoDenseEnd(String),

@@ -357,6 +357,13 @@ fn cut(onnx: &[u8], graph: &Graph, first: &Fc) -> Result<Vec<u8>, NetworkError> 
             }
         }
     }
+    // Weights that both sides use would leave in the clear.
+    let behind =
+        proto.node.iter().enumerate().filter(|(index, _)| !kept.contains(index)).flat_map(|(_, node)| &node.input);
+    let is_weight = |name: &&String| graph.constant(name).is_some_and(|c| c.float && c.values.len() > 1);
+    if let Some(tied) = behind.filter(|name| needed.contains(*name)).find(is_weight) {
+        return Err(NetworkError::TiedWeights(tied.clone()));
+    }
     let node =
         proto.node.iter().enumerate().filter(|(index, _)| kept.contains(index)).map(|(_, node)| node.clone()).collect();
     let holds = |name: &Option<String>| name.as_ref().is_some_and(|name| needed.contains(name));

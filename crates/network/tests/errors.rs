@@ -132,6 +132,23 @@ fn wishes_that_cannot_be_met_name_layer_and_flag() {
 }
 
 #[test]
+fn weights_that_the_plain_part_shares_are_not_protected_in_vain() {
+    let mut b = Builder::new(&[3]);
+    let shared = b.weights(&[3, 3], &[0.5, 0.25, -0.5, 0.125, 1.0, 0.0, 0.5, -1.0, 0.75]);
+    let x = b.op("MatMul", &["x", &shared]);
+    let x = b.op("Relu", &[&x]);
+    let output = b.op("MatMul", &[&x, &shared]);
+    let onnx = b.finish(&output);
+    assert_eq!(
+        split_error(&onnx, "last"),
+        format!(
+            "the weights '{shared}' are used in the plain part too, so the edge would get them in the clear: \
+             protect from an earlier layer on, or export the network with a copy of them for each use"
+        )
+    );
+}
+
+#[test]
 fn no_damage_to_a_file_makes_the_import_panic() {
     let seed = 11;
     println!("seed {seed}");
