@@ -2,12 +2,12 @@
 
 use crate::failure;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
-use subrosa_edge_agent::EdgeError;
-use subrosa_program::Program;
-use subrosa_program::bundle::{BUNDLE_KIND, Bundle};
+use subrosa_edge_agent::{EdgeError, open_bundle};
 use subrosa_program::container::Signer;
+use subrosa_program::{Program, Step};
 use subrosa_terminal::{Failure, text};
 
 /// What `info` found.
@@ -38,13 +38,7 @@ pub(crate) struct InfoReport {
 /// Checks a bundle completely and says what it is.
 pub(crate) fn info(path: &Path, trust: Option<&Signer>) -> Result<InfoReport, Failure> {
     let edge = |e: EdgeError| failure(e);
-    let bundle = Bundle::open(path, BUNDLE_KIND).map_err(|e| edge(e.into()))?;
-    let file = || path.display().to_string();
-    let signer = bundle.signer().ok_or_else(|| edge(EdgeError::Unsigned { file: file() }))?;
-    if let Some(trusted) = trust.filter(|t| *t != signer) {
-        let (found, trusted) = (signer.fingerprint(), trusted.fingerprint());
-        return Err(edge(EdgeError::ForeignOwner { file: file(), found, trusted }));
-    }
+    let (bundle, signer) = open_bundle(path, trust).map_err(edge)?;
     let (model_bytes, key_bytes) = bundle.sizes().map_err(|e| edge(e.into()))?;
     let front_bytes = bundle.front().map_err(|e| edge(e.into()))?.map_or(0, <[u8]>::len) as u64;
     let manifest = &bundle.manifest;
@@ -66,20 +60,40 @@ pub(crate) fn info(path: &Path, trust: Option<&Signer>) -> Result<InfoReport, Fa
         bundle_bytes: std::fs::metadata(path).map_or(0, |m| m.len()),
         model_bytes,
         key_bytes,
-        memory_bytes: front_bytes + expanded_bytes(&bundle.program),
+        memory_bytes: front_bytes.saturating_add(loaded_bytes(&bundle.program)),
         owner: signer.fingerprint(),
         trusted: trust.is_some(),
     })
 }
 
-/// Memory of the unpacked weights and keys: two polynomials of 8-byte words for each ciphertext and each digit of a key.
-/// Saturates, since whoever wrote the bundle chose the numbers.
-fn expanded_bytes(program: &Program) -> u64 {
+/// Memory of the weights and keys once loaded: two polynomials for each ciphertext and each digit of a key, of 8-byte words, or
+/// packed to the bytes of their primes where products by diagonals read them. Saturates, since whoever wrote the bundle
+/// chose the numbers.
+fn loaded_bytes(program: &Program) -> u64 {
     let n = 1u64.checked_shl(program.parameters.log_n).unwrap_or(u64::MAX);
-    let pairs = |count: usize, limbs: usize| [16, count as u64, limbs as u64].into_iter().fold(n, u64::saturating_mul);
-    let weights = program.constants.iter().map(|g| pairs(g.count, g.level));
-    let keys = program.keys.iter().map(|k| pairs(k.shape.digits(), k.shape.level.saturating_add(k.shape.specials)));
-    let public = pairs(usize::from(program.input.encrypted), program.input.level);
+    // `row` is the bytes of one residue in every limb.
+    let pairs = |count: usize, row: u64| [2, count as u64, row].into_iter().fold(n, u64::saturating_mul);
+    let words = |limbs: usize| 8u64.saturating_mul(limbs as u64);
+    let packed = |level: usize| -> u64 {
+        let primes = program.parameters.ciphertext_primes.iter().take(level);
+        primes.map(|q| u64::from((u64::BITS - q.leading_zeros()).div_ceil(8))).sum()
+    };
+    let matrices: BTreeSet<usize> = program
+        .steps
+        .iter()
+        .filter_map(|step| match step {
+            Step::DiagonalsPlain { weights, .. } | Step::DiagonalsCipher { weights, .. } => Some(*weights),
+            _ => None,
+        })
+        .collect();
+    let weights = program
+        .constants
+        .iter()
+        .enumerate()
+        .map(|(i, g)| pairs(g.count, if matrices.contains(&i) { packed(g.level) } else { words(g.level) }));
+    let keys =
+        program.keys.iter().map(|k| pairs(k.shape.digits(), words(k.shape.level.saturating_add(k.shape.specials))));
+    let public = pairs(usize::from(program.input.encrypted), words(program.input.level));
     weights.chain(keys).fold(public, u64::saturating_add)
 }
 

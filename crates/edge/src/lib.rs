@@ -27,4 +27,4 @@ mod execute;
 mod processor;
 
 pub use error::EdgeError;
-pub use processor::{Acquired, Input, Options, Processor};
+pub use processor::{Acquired, Input, Options, Processor, open_bundle};

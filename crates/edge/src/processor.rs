@@ -84,13 +84,7 @@ impl Processor {
     /// # Errors
     /// A file that is damaged, unsigned, not a bundle or another owner's; a kernel that this machine lacks.
     pub fn load(path: &Path, options: &Options) -> Result<Self, EdgeError> {
-        let bundle = Bundle::open(path, BUNDLE_KIND)?;
-        let file = || path.display().to_string();
-        let signer = bundle.signer().cloned().ok_or_else(|| EdgeError::Unsigned { file: file() })?;
-        if let Some(trusted) = options.trust.as_ref().filter(|t| **t != signer) {
-            let (found, trusted) = (signer.fingerprint(), trusted.fingerprint());
-            return Err(EdgeError::ForeignOwner { file: file(), found, trusted });
-        }
+        let (bundle, signer) = open_bundle(path, options.trust.as_ref())?;
         let kernel = match options.kernel {
             Some(kernel) => kernel,
             None => Kernel::active()?,
@@ -230,6 +224,21 @@ impl Processor {
         };
         Ok(ResultsWriter::create(path, manifest)?)
     }
+}
+
+/// Opens a bundle, checks its integrity and program, and its signature: against the trusted owner, if one is given.
+///
+/// # Errors
+/// A file that is damaged, unsigned, not a bundle or another owner's.
+pub fn open_bundle(path: &Path, trust: Option<&Signer>) -> Result<(Bundle, Signer), EdgeError> {
+    let bundle = Bundle::open(path, BUNDLE_KIND)?;
+    let file = || path.display().to_string();
+    let signer = *bundle.signer().ok_or_else(|| EdgeError::Unsigned { file: file() })?;
+    if let Some(trusted) = trust.filter(|t| **t != signer) {
+        let (found, trusted) = (signer.fingerprint(), trusted.fingerprint());
+        return Err(EdgeError::ForeignOwner { file: file(), found, trusted });
+    }
+    Ok((bundle, signer))
 }
 
 /// Unpacks the constants, all cores at work; those of products by diagonals are packed again, in the order they are read.

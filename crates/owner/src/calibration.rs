@@ -2,6 +2,7 @@
 
 use crate::error::OwnerError;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use subrosa_input::{Dataset, Preprocess};
 use subrosa_network::{Network, Split};
 use subrosa_plain::PlainNetwork;
@@ -19,8 +20,6 @@ const RELATIVE_ERROR: f64 = 1e-3;
 const SYNTHETIC_RELATIVE_ERROR: f64 = 2e-4;
 /// Feature vectors that are kept to bound the values behind them.
 const KEPT_FEATURES: usize = 256;
-/// Samples that the plain part takes at once.
-const BATCH: usize = 64;
 
 /// What calibration found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -68,12 +67,7 @@ pub(crate) fn on_data(
     }
     let mut measured = measure(split, data.count, &inputs)?;
     let original = PlainNetwork::load(network.onnx(), 0)?;
-    let mut expected = Vec::with_capacity(data.count);
-    for_batches(data.count, &inputs, |count, batch| {
-        let out = original.run(count, batch)?;
-        expected.extend(out.chunks(original.output_len().max(1)).map(|o| argmax(o.iter().map(|&x| f64::from(x)))));
-        Ok(())
-    })?;
+    let expected = top_classes(&original, data.count, &inputs)?;
     let share = |hits: usize| hits as f64 / data.count as f64;
     let same = measured.labels.iter().zip(&expected).filter(|(a, b)| a == b).count();
     measured.calibration.agreement_original = Some(share(same));
@@ -163,24 +157,21 @@ fn measure(split: &Split, count: usize, inputs: &[f32]) -> Result<Measured, Owne
     let mut largest_output = 0.0f64;
     let mut labels = Vec::with_capacity(count);
     let mut kept = Vec::new();
-    for_batches(count, inputs, |count, batch| {
-        let features = match &front {
-            Some(front) => front.run(count, batch)?,
-            None => batch.to_vec(),
-        };
-        for sample in features.chunks(split.features.max(1)) {
-            let x: Vec<f64> = sample.iter().map(|&v| f64::from(v)).collect();
-            input.max_abs = x.iter().fold(input.max_abs, |m, v| m.max(v.abs()));
-            input.max_norm = input.max_norm.max(x.iter().map(|v| v * v).sum::<f64>().sqrt());
-            let Some(last) = split.chain.eval_trace(&x).pop() else { continue };
-            largest_output = last.pre_activation.iter().fold(largest_output, |m, v| m.max(v.abs()));
-            labels.push(argmax(last.output.into_iter()));
-            if kept.len() < KEPT_FEATURES {
-                kept.push(x);
-            }
+    let features = match &front {
+        Some(front) => Cow::Owned(front.run(count, inputs)?),
+        None => Cow::Borrowed(inputs),
+    };
+    for sample in features.chunks(split.features.max(1)) {
+        let x: Vec<f64> = sample.iter().map(|&v| f64::from(v)).collect();
+        input.max_abs = x.iter().fold(input.max_abs, |m, v| m.max(v.abs()));
+        input.max_norm = input.max_norm.max(x.iter().map(|v| v * v).sum::<f64>().sqrt());
+        let Some(last) = split.chain.eval_trace(&x).pop() else { continue };
+        largest_output = last.pre_activation.iter().fold(largest_output, |m, v| m.max(v.abs()));
+        labels.push(argmax(last.output.into_iter()));
+        if kept.len() < KEPT_FEATURES {
+            kept.push(x);
         }
-        Ok(())
-    })?;
+    }
     if !(input.max_norm.is_finite() && largest_output.is_finite()) {
         return Err(OwnerError::Usage("the network gives infinite or undefined values on the calibration data".into()));
     }
@@ -201,14 +192,11 @@ fn measure(split: &Split, count: usize, inputs: &[f32]) -> Result<Measured, Owne
     Ok(Measured { calibration, labels })
 }
 
-/// Calls `f` for batches of samples.
-pub(crate) fn for_batches(
-    count: usize,
-    inputs: &[f32],
-    mut f: impl FnMut(usize, &[f32]) -> Result<(), OwnerError>,
-) -> Result<(), OwnerError> {
-    let len = inputs.len() / count.max(1);
-    inputs.chunks((len * BATCH).max(1)).try_for_each(|batch| f(batch.len() / len.max(1), batch))
+/// The original network's top class of each sample.
+pub(crate) fn top_classes(original: &PlainNetwork, count: usize, inputs: &[f32]) -> Result<Vec<usize>, OwnerError> {
+    let scores = original.run(count, inputs)?;
+    let classes = scores.chunks(original.output_len().max(1)).map(|o| argmax(o.iter().map(|&x| f64::from(x))));
+    Ok(classes.collect())
 }
 
 /// Index of the largest value, the first of equals.

@@ -1,6 +1,6 @@
 //! `verify`: the original, the approximated and the encrypted network side by side.
 
-use crate::calibration::argmax;
+use crate::calibration::{argmax, top_classes};
 use crate::error::OwnerError;
 use crate::{Owner, Progress};
 use serde::Serialize;
@@ -83,9 +83,7 @@ impl Owner {
             return Err(OwnerError::Usage("there are no samples to verify with".into()));
         }
         let original = PlainNetwork::load(network.onnx(), request.threads)?;
-        let expected = original.run(count, &inputs)?;
-        let original_labels: Vec<usize> =
-            expected.chunks(original.output_len().max(1)).map(|o| argmax(o.iter().map(|&x| f64::from(x)))).collect();
+        let original_labels = top_classes(&original, count, &inputs)?;
         let plain_start = Instant::now();
         let features = processor.features(count, &inputs)?;
         let plain_seconds = plain_start.elapsed().as_secs_f64() / count as f64;
