@@ -84,15 +84,25 @@ impl BaseConverter {
         if n == 0 {
             return;
         }
-        let backend = Backend::of(kernel);
-        with_scratch((src.len() + 1) * n, |scratch| {
-            let (limbs, overflow) = scratch.split_at_mut(src.len() * n);
-            for (limb, src) in limbs.chunks_exact_mut(n).zip(src) {
+        with_scratch(src.len() * n, |scaled| {
+            for (limb, src) in scaled.chunks_exact_mut(n).zip(src) {
                 limb.copy_from_slice(src);
             }
-            self.prepare(limbs, overflow, backend);
+            self.convert_consuming(scaled, dst, kernel);
+        });
+    }
+
+    /// As [`Self::convert`], from source limbs that lie one behind the other and are overwritten.
+    pub fn convert_consuming(&self, src: &mut [u64], dst: &mut [&mut [u64]], kernel: Kernel) {
+        let n = src.len() / self.sources.len();
+        assert_eq!(src.len(), n * self.sources.len(), "the limbs of one conversion must have equal lengths");
+        assert_eq!(dst.len(), self.targets.len(), "one target limb for each prime converted to");
+        assert!(dst.iter().all(|limb| limb.len() == n), "the limbs of one conversion must have equal lengths");
+        let backend = Backend::of(kernel);
+        with_scratch(n, |overflow| {
+            self.prepare(src, overflow, backend);
             for (j, dst) in dst.iter_mut().enumerate() {
-                self.write_target(j, limbs, overflow, dst, backend);
+                self.write_target(j, src, overflow, dst, backend);
             }
         });
     }

@@ -53,7 +53,7 @@ impl ModDown {
 
     /// round(x / D) for x in NTT form with the ring's limbs; the result is in NTT form with the kept limbs, in the order of `kept`.
     pub fn apply(&self, x: &RnsPoly) -> RnsPoly {
-        let mut out = RnsPoly::zero(self.kept_ring.n(), self.kept.len());
+        let mut out = RnsPoly::unspecified(self.kept_ring.n(), self.kept.len());
         self.apply_into(x, &mut out);
         out
     }
@@ -67,8 +67,7 @@ impl ModDown {
         with_scratch((self.dropped.len() + 1) * n, |scratch| {
             let (limbs, overflow) = scratch.split_at_mut(self.dropped.len() * n);
             for ((i, &index), limb) in self.dropped.iter().enumerate().zip(limbs.chunks_exact_mut(n)) {
-                limb.copy_from_slice(x.limb(index));
-                self.dropped_ring.table(i).inverse(limb);
+                self.dropped_ring.table(i).inverse_into(x.limb(index), limb);
             }
             self.converter.prepare(limbs, overflow, backend);
             for (j, (&index, &inverse)) in self.kept.iter().zip(&self.inverses).enumerate() {

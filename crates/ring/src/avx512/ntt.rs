@@ -32,31 +32,42 @@ pub(crate) fn arrange(twiddles: &mut Twiddles, log_n: u32) {
 }
 
 entry_points! {
-    /// Coefficients in natural order to evaluations in orbit order. `scratch` is as long as `a`, at least 2^MIN_LOG_N.
-    fn forward(p: &Modulus, twiddles: &Twiddles, a: &mut [u64], scratch: &mut [u64]) {
+    /// Coefficients in natural order, in `src` if given, else in `a`, to evaluations in orbit order in `a`. All are of one
+    /// length, at least 2^MIN_LOG_N.
+    fn forward(p: &Modulus, twiddles: &Twiddles, src: Option<&[u64]>, a: &mut [u64], scratch: &mut [u64]) {
         if is_lazy(p) {
-            forward_passes::<true>(p, twiddles, a, scratch);
+            forward_passes::<true>(p, twiddles, src, a, scratch);
         } else {
-            forward_passes::<false>(p, twiddles, a, scratch);
+            forward_passes::<false>(p, twiddles, src, a, scratch);
         }
     }
 
-    /// Evaluations in orbit order to coefficients in natural order. `scratch` is as long as `a`, at least 2^MIN_LOG_N.
-    fn inverse(p: &Modulus, twiddles: &Twiddles, a: &mut [u64], scratch: &mut [u64]) {
+    /// Evaluations in orbit order, in `src` if given, else in `a`, to coefficients in natural order in `a`. All are of one
+    /// length, at least 2^MIN_LOG_N.
+    fn inverse(p: &Modulus, twiddles: &Twiddles, src: Option<&[u64]>, a: &mut [u64], scratch: &mut [u64]) {
         if is_lazy(p) {
-            inverse_passes::<true>(p, twiddles, a, scratch);
+            inverse_passes::<true>(p, twiddles, src, a, scratch);
         } else {
-            inverse_passes::<false>(p, twiddles, a, scratch);
+            inverse_passes::<false>(p, twiddles, src, a, scratch);
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn forward_passes<const LAZY: bool>(p: &Modulus, twiddles: &Twiddles, a: &mut [u64], scratch: &mut [u64]) {
+fn forward_passes<const LAZY: bool>(
+    p: &Modulus,
+    twiddles: &Twiddles,
+    src: Option<&[u64]>,
+    a: &mut [u64],
+    scratch: &mut [u64],
+) {
     let prime = Prime::new(p);
     let (a, scratch) = (a.as_chunks_mut().0, scratch.as_chunks_mut().0);
     let half = a.len() / 2;
-    first_pass::<LAZY>(&prime, twiddles, a, scratch);
+    match src {
+        Some(src) => first_pass::<LAZY>(&prime, twiddles, src.as_chunks().0, scratch),
+        None => first_pass::<LAZY>(&prime, twiddles, a, scratch),
+    }
     let passes = schedule::passes((8 * half).ilog2() - 3);
     for ((a, scratch), factors) in a.chunks_exact_mut(half).zip(scratch.chunks_exact_mut(half)).zip(&twiddles.halves) {
         let mut level = 3;
@@ -85,7 +96,13 @@ fn forward_passes<const LAZY: bool>(p: &Modulus, twiddles: &Twiddles, a: &mut [u
 }
 
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn inverse_passes<const LAZY: bool>(p: &Modulus, twiddles: &Twiddles, a: &mut [u64], scratch: &mut [u64]) {
+fn inverse_passes<const LAZY: bool>(
+    p: &Modulus,
+    twiddles: &Twiddles,
+    src: Option<&[u64]>,
+    a: &mut [u64],
+    scratch: &mut [u64],
+) {
     let prime = Prime::new(p);
     let (a, scratch) = (a.as_chunks_mut().0, scratch.as_chunks_mut().0);
     let half = a.len() / 2;
@@ -93,7 +110,10 @@ fn inverse_passes<const LAZY: bool>(p: &Modulus, twiddles: &Twiddles, a: &mut [u
     let passes = schedule::passes(log_half - 3);
     // The twiddles of one half are the inverses of the other's.
     let inverse_factors = twiddles.halves.iter().rev();
-    for ((a, scratch), factors) in a.chunks_exact_mut(half).zip(scratch.chunks_exact_mut(half)).zip(inverse_factors) {
+    let halves = a.chunks_exact_mut(half).zip(scratch.chunks_exact_mut(half));
+    for (side, ((a, scratch), factors)) in halves.zip(inverse_factors).enumerate() {
+        // The first pass reads from the source, if there is one.
+        let source: Option<&[Line]> = src.map(|src| &src.as_chunks().0[side * half..(side + 1) * half]);
         let mut level = log_half;
         // An odd number of moves ends in the scratch buffer; if the count is even, the first pass stays in place.
         let mut in_scratch = false;
@@ -104,9 +124,10 @@ fn inverse_passes<const LAZY: bool>(p: &Modulus, twiddles: &Twiddles, a: &mut [u
                 (false, false) => (a.as_ptr(), scratch.as_mut_ptr()),
                 (false, true) => (a.as_ptr(), a.as_mut_ptr()),
             };
+            let src = source.filter(|_| i == 0).map_or(src, <[Line]>::as_ptr);
             level -= log_first + log_second;
             let pass = Pass { prime: &prime, factors, level, src, dst, half };
-            // SAFETY: both pointers are to `half` lines; they differ, or are equal in the first pass only.
+            // SAFETY: all pointers are to `half` lines; they differ, or are equal in the first pass only.
             unsafe {
                 match (log_first, log_second) {
                     (3, 0) => pass.inverse::<LAZY>(),
