@@ -70,7 +70,7 @@ pub(crate) struct Shifted<'a> {
     pub(crate) count: usize,
 }
 
-/// One summand of [`WeightStream::add_turned_products`]: weights (of one group) times the inputs under an automorphism.
+/// One summand of [`WeightStream::sum_turned_products`]: weights (of one group) times the inputs under an automorphism.
 pub struct TurnedProduct<'a> {
     /// The weights; term t is the factor of input t. Terms without input are left out.
     pub weights: &'a WeightStream,
@@ -287,11 +287,17 @@ impl WeightStream {
         });
     }
 
-    /// `acc[c] += sum_products sum_t W[t][c] * sigma(x_t)`. The streams have one group. The first `kept` limbs of `acc` and of the
+    /// `acc[c] += sum_products sum_t W[t][c] * sigma(x_t)`, or `acc[c] = ...` if `replace`. The streams have one group. The first `kept` limbs of `acc` and of the
     /// inputs are the streams' first, the others the streams' last: a stream may have more limbs in between.
     ///
     /// Uses the threads of the current rayon pool. Sizes that don't fit together are a bug of the caller and panic.
-    pub fn add_turned_products(ring: &Ring, mut acc: [&mut RnsPoly; 2], kept: usize, products: &[TurnedProduct<'_>]) {
+    pub fn sum_turned_products(
+        ring: &Ring,
+        mut acc: [&mut RnsPoly; 2],
+        replace: bool,
+        kept: usize,
+        products: &[TurnedProduct<'_>],
+    ) {
         let (n, limbs) = (ring.n(), ring.limbs());
         let block = BLOCK.min(n / 2);
         let own_limb = |product: &TurnedProduct<'_>, i: usize| {
@@ -301,15 +307,19 @@ impl WeightStream {
         for product in products {
             let weights = product.weights;
             assert!(weights.groups == 1 && product.inputs.len() <= weights.terms, "one weight for each input");
-            assert!((0..limbs).all(|i| weights.ring.modulus(own_limb(product, i)) == ring.modulus(i)), "the primes differ");
-            assert!(product.inputs.iter().all(|x| (x.n(), x.limbs()) == (n, limbs)), "inputs must have the ring's limbs");
+            assert!(
+                (0..limbs).all(|i| weights.ring.modulus(own_limb(product, i)) == ring.modulus(i)),
+                "the primes differ"
+            );
+            assert!(
+                product.inputs.iter().all(|x| (x.n(), x.limbs()) == (n, limbs)),
+                "inputs must have the ring's limbs"
+            );
         }
         let residues = products.iter().map(|product| product.inputs.len()).sum::<usize>() * n;
         for_each_task(n, limbs, residues, block, &mut acc, |task| {
-            let limbs_of_inputs: Vec<Vec<&[u64]>> = products
-                .iter()
-                .map(|product| product.inputs.iter().map(|x| x.limb(task.limb)).collect())
-                .collect();
+            let limbs_of_inputs: Vec<Vec<&[u64]>> =
+                products.iter().map(|product| product.inputs.iter().map(|x| x.limb(task.limb)).collect()).collect();
             let turned: Vec<Turned<'_>> = products
                 .iter()
                 .zip(&limbs_of_inputs)
@@ -323,11 +333,15 @@ impl WeightStream {
                 .collect();
             let modulus = ring.modulus(task.limb);
             match Backend::of(if block == BLOCK { ring.kernel() } else { Kernel::Portable }) {
-                Backend::Portable => portable::stream::turned(modulus, &turned, task.start, &mut task.out),
+                Backend::Portable => portable::stream::turned(modulus, &turned, task.start, replace, &mut task.out),
                 #[cfg(target_arch = "x86_64")]
-                Backend::Avx2(token) => avx2::stream::turned(token, modulus, &turned, task.start, &mut task.out),
+                Backend::Avx2(token) => {
+                    avx2::stream::turned(token, modulus, &turned, task.start, replace, &mut task.out)
+                }
                 #[cfg(target_arch = "x86_64")]
-                Backend::Avx512(token) => avx512::stream::turned(token, modulus, &turned, task.start, &mut task.out),
+                Backend::Avx512(token) => {
+                    avx512::stream::turned(token, modulus, &turned, task.start, replace, &mut task.out)
+                }
             }
         });
     }

@@ -406,9 +406,18 @@ fn turned_products_of_any_shape() {
                 for threads in [1, 3] {
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                     let mut found = start.clone();
-                    pool.install(|| {
-                        WeightStream::add_turned_products(&ring, found.each_mut(), kept.len(), &products);
-                    });
+                    let mut sum = |replace, products: &[TurnedProduct<'_>]| {
+                        pool.install(|| {
+                            let out = found.each_mut();
+                            WeightStream::sum_turned_products(&ring, out, replace, kept.len(), products);
+                        });
+                    };
+                    // The sum of the rest, replaced; then all.
+                    sum(true, &products[1..]);
+                    sum(false, &products[..1]);
+                    for (found, start) in found.iter_mut().zip(&start) {
+                        ring.add_assign(found, start);
+                    }
                     assert!(found == expected, "N = 2^{log_n}, {kept:?} {between:?} {last:?}, {used:?}, {kernel}");
                 }
             }

@@ -269,7 +269,15 @@ fn check(t: &Textbook, digit: usize, random: &Random) {
     let terms = [(elements[0], &tensor), (elements[1], &square), (Galois::IDENTITY, &square)];
     for (rescale, q) in [(false, &q), (true, &lower)] {
         let id = [(Galois::IDENTITY, &tensor)];
-        compare(&evaluator.relinearize(&tensor, &keys, rescale).unwrap(), t.switched(&id, &textbook_keys, shape, rescale), q);
-        compare(&evaluator.giant_sum(&terms, &keys, rescale).unwrap(), t.switched(&terms, &textbook_keys, shape, rescale), q);
+        compare(
+            &evaluator.relinearize(&tensor, &keys, rescale).unwrap(),
+            t.switched(&id, &textbook_keys, shape, rescale),
+            q,
+        );
+        compare(
+            &evaluator.giant_sum(&terms, &keys, rescale).unwrap(),
+            t.switched(&terms, &textbook_keys, shape, rescale),
+            q,
+        );
     }
 }

@@ -35,10 +35,10 @@ impl Digits {
 
 /// Two sums over `q_0 .. q_{level-1}, p_0 .. p_{specials-1}` of key products, to be divided by the special primes once, and two
 /// sums of polynomials that come in with the weight P.
-pub struct KeyAccumulator {
+pub struct KeyAccumulator<'p> {
     extension: Arc<Extension>,
     products: Option<[RnsPoly; 2]>,
-    direct: [Option<RnsPoly>; 2],
+    direct: [Vec<(&'p RnsPoly, Galois)>; 2],
 }
 
 /// A ring with special primes and its divisions.
@@ -70,11 +70,7 @@ pub struct KeySwitcher {
 impl KeySwitcher {
     /// A key switcher for these parameters.
     pub fn new(parameters: &Parameters) -> Self {
-        Self {
-            parameters: parameters.clone(),
-            extensions: RwLock::default(),
-            decomposers: RwLock::default(),
-        }
+        Self { parameters: parameters.clone(), extensions: RwLock::default(), decomposers: RwLock::default() }
     }
 
     /// The digits of `poly` (NTT form) for keys of the given special primes and digit size; `shape.level` may be above the
@@ -112,14 +108,18 @@ impl KeySwitcher {
     }
 
     /// An empty accumulator at `level` with `specials` special primes (0: plain ciphertext arithmetic).
-    pub fn accumulator(&self, level: usize, specials: usize) -> Result<KeyAccumulator, FheError> {
-        Ok(KeyAccumulator { extension: self.extension(level, specials)?, products: None, direct: [None, None] })
+    pub fn accumulator<'p>(&self, level: usize, specials: usize) -> Result<KeyAccumulator<'p>, FheError> {
+        Ok(KeyAccumulator {
+            extension: self.extension(level, specials)?,
+            products: None,
+            direct: [Vec::new(), Vec::new()],
+        })
     }
 
     /// Adds `sum_t <sigma_t(digits_t), key_t>` to both parts: one lazy sum over all terms per output word.
     pub fn key_inner_product(
         &self,
-        acc: &mut KeyAccumulator,
+        acc: &mut KeyAccumulator<'_>,
         terms: &[(Galois, &Digits, &PreparedKey)],
     ) -> Result<(), FheError> {
         let (level, specials) = (acc.extension.level, acc.extension.specials);
@@ -152,20 +152,28 @@ impl KeySwitcher {
             .collect();
         let digits = inputs.iter().map(Vec::len).max().unwrap_or(0).max(1);
         for products in products.chunks((MAX_LAZY_DIGITS / digits).max(1)) {
-            let [part0, part1] =
-                acc.products.get_or_insert_with(|| [RnsPoly::zero(n, limbs), RnsPoly::zero(n, limbs)]);
-            WeightStream::add_turned_products(&acc.extension.ring, [part0, part1], level, products);
+            let is_first = acc.products.is_none();
+            let part = || RnsPoly::unspecified(n, limbs);
+            let parts = acc.products.get_or_insert_with(|| [part(), part()]).each_mut();
+            WeightStream::sum_turned_products(&acc.extension.ring, parts, is_first, level, products);
         }
         Ok(())
     }
 
     /// Divides both parts by the special primes, and by the highest ciphertext prime as well if `rescale`, rounding once.
-    pub fn finish(&self, acc: KeyAccumulator, rescale: bool) -> Result<[RnsPoly; 2], FheError> {
+    pub fn finish(&self, acc: KeyAccumulator<'_>, rescale: bool) -> Result<[RnsPoly; 2], FheError> {
         let KeyAccumulator { extension, products, direct } = acc;
         let (n, level) = (self.parameters.n(), extension.level);
         let too_low = FheError::Level { operation: "rescale", expected: 2, found: level };
         let (Some(mut parts), Some(mod_down)) = (products, &extension.mod_down) else {
-            let parts = direct.map(|part| part.unwrap_or_else(|| RnsPoly::zero(n, level)));
+            let ring = &extension.ring;
+            let parts = direct.map(|direct| {
+                let mut sum = RnsPoly::zero(n, level);
+                for (poly, galois) in direct {
+                    for_each_segment(&mut sum, poly, galois, |i, sum, poly| ring.table(i).add_assign(sum, poly));
+                }
+                sum
+            });
             return match (rescale, &self.extension(level, 0)?.mod_down_rescale) {
                 (false, _) => Ok(parts),
                 (true, Some(divide)) => Ok(parts.map(|part| divide.apply(&part))),
@@ -175,9 +183,11 @@ impl KeySwitcher {
         if rescale {
             let divide = extension.mod_down_rescale.as_ref().ok_or(too_low)?;
             for (part, direct) in parts.iter_mut().zip(&direct) {
-                let Some(direct) = direct else { continue };
-                for (i, &p) in extension.p_mod_q.iter().enumerate() {
-                    extension.ring.table(i).mul_scalar_add_assign(part.limb_mut(i), direct.limb(i), p);
+                for (poly, galois) in direct {
+                    for_each_segment(part, poly, *galois, |i, part, poly| {
+                        let p = extension.p_mod_q.get(i).copied().unwrap_or_default();
+                        extension.ring.table(i).mul_scalar_add_assign(part, poly, p);
+                    });
                 }
             }
             return Ok(parts.map(|part| divide.apply(&part)));
@@ -185,8 +195,9 @@ impl KeySwitcher {
         // (x + P d) / P rounds to round(x / P) + d.
         let mut out = parts.map(|part| mod_down.apply(&part));
         for (out, direct) in out.iter_mut().zip(&direct) {
-            if let Some(direct) = direct {
-                self.parameters.ring().add_assign(out, direct);
+            for (poly, galois) in direct {
+                let ring = &extension.ring;
+                for_each_segment(out, poly, *galois, |i, out, poly| ring.table(i).add_assign(out, poly));
             }
         }
         Ok(out)
@@ -244,32 +255,33 @@ impl KeySwitcher {
     }
 }
 
-impl KeyAccumulator {
+impl<'p> KeyAccumulator<'p> {
     /// Level of the ciphertexts that are summed.
     pub fn level(&self) -> usize {
         self.extension.level
     }
 
     /// Adds `P * sigma_galois(poly)` to part 0 or 1; `poly` in NTT form at the accumulator's level.
-    pub fn add_scaled(&mut self, part: usize, poly: &RnsPoly, galois: Galois) -> Result<(), FheError> {
+    pub fn add_scaled(&mut self, part: usize, poly: &'p RnsPoly, galois: Galois) -> Result<(), FheError> {
         let level = self.extension.level;
         let Some(sum) = self.direct.get_mut(part) else {
             return Err(FheError::Length { what: "parts of a key accumulator", expected: 2, found: part + 1 });
         };
-        let ring = &self.extension.ring;
-        if poly.n() != ring.n() || poly.limbs() != level {
+        if poly.n() != self.extension.ring.n() || poly.limbs() != level {
             return Err(FheError::Level { operation: "key accumulator", expected: level, found: poly.limbs() });
         }
-        let is_first = sum.is_none();
-        let sum = sum.get_or_insert_with(|| RnsPoly::unspecified(ring.n(), level));
-        let segments = galois.segments(ring.n());
-        for (i, (sum, poly)) in sum.limbs_iter_mut().zip(poly.limbs_iter()).enumerate() {
-            for (target, source, len) in segments {
-                let (sum, poly) = (&mut sum[target..target + len], &poly[source..source + len]);
-                if is_first { sum.copy_from_slice(poly) } else { ring.table(i).add_assign(sum, poly) }
-            }
-        }
+        sum.push((poly, galois));
         Ok(())
+    }
+}
+
+/// Runs `work` on limb i of the sum and of `sigma_galois(poly)`, segment by segment, for all limbs of `poly`.
+fn for_each_segment(sum: &mut RnsPoly, poly: &RnsPoly, galois: Galois, work: impl Fn(usize, &mut [u64], &[u64])) {
+    let segments = galois.segments(poly.n());
+    for (i, (sum, poly)) in sum.limbs_iter_mut().zip(poly.limbs_iter()).enumerate() {
+        for (target, source, len) in segments {
+            work(i, &mut sum[target..target + len], &poly[source..source + len]);
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 //! Between two reductions a sum takes at most 2 * SPAN = `MAX_PRODUCTS` products of residues on top of a residue.
 
 use super::arith::{
-    MAX_PRODUCTS, Sum, SumReducer, load, load_reals, load_words, splat, store_reals, store_words, sum_is_wide, to_reals,
-    to_words,
+    Line, MAX_PRODUCTS, Sum, SumReducer, load, load_reals, load_words, splat, store_reals, store_words, sum_is_wide,
+    to_reals, to_words,
 };
 use super::entry_points;
 use crate::Modulus;
@@ -52,13 +52,13 @@ entry_points! {
     }
 
     /// See the portable kernel; whole blocks only.
-    fn turned(p: &Modulus, products: &[Turned<'_>], start: usize, acc: &mut [&mut [u64]]) {
+    fn turned(p: &Modulus, products: &[Turned<'_>], start: usize, replace: bool, acc: &mut [&mut [u64]]) {
         let terms = products.iter().map(|product| product.inputs.len()).sum::<usize>();
         assert!(terms <= SPAN, "too many products for one sum");
         let wide = sum_is_wide(terms, p.value(), p.value());
         let width = products.first().map_or(1, |product| product.weights.width);
         if let [acc0, acc1] = acc {
-            dispatch!(turned_blocks, width, wide, (p, products, terms, start, acc0, acc1));
+            dispatch!(turned_blocks, width, wide, (p, products, (terms, start, replace), acc0, acc1));
         }
     }
 }
@@ -169,8 +169,7 @@ fn cipher_blocks<const WIDTH: usize, const WIDE: bool>(
 fn turned_blocks<const WIDTH: usize, const WIDE: bool>(
     p: &Modulus,
     products: &[Turned<'_>],
-    terms: usize,
-    start: usize,
+    (terms, start, replace): (usize, usize, bool),
     acc0: &mut [u64],
     acc1: &mut [u64],
 ) {
@@ -178,7 +177,8 @@ fn turned_blocks<const WIDTH: usize, const WIDE: bool>(
     let stream = Stream::<WIDTH>::new(&[0; PADDING], 0);
     let (acc0, acc1) = (acc0.as_chunks_mut::<BLOCK>().0, acc1.as_chunks_mut::<BLOCK>().0);
     for (b, (acc0, acc1)) in acc0.iter_mut().zip(acc1).enumerate() {
-        let mut sums = [&*acc0, &*acc1].map(|acc| [0, 1, 2, 3].map(|i| Sum::new(load(&acc.as_chunks().0[i]), terms)));
+        let first = |line: &Line| if replace { splat(0) } else { load(line) };
+        let mut sums = [&*acc0, &*acc1].map(|acc| [0, 1, 2, 3].map(|i| Sum::new(first(&acc.as_chunks().0[i]), terms)));
         for product in products {
             let source = product.source(start + b * BLOCK);
             let first = b * 2 * BLOCK * WIDTH * product.terms;

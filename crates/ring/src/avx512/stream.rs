@@ -48,13 +48,13 @@ entry_points! {
     }
 
     /// See the portable kernel; whole blocks only.
-    fn turned(p: &Modulus, products: &[Turned<'_>], start: usize, acc: &mut [&mut [u64]]) {
+    fn turned(p: &Modulus, products: &[Turned<'_>], start: usize, replace: bool, acc: &mut [&mut [u64]]) {
         let terms = products.iter().map(|product| product.inputs.len()).sum::<usize>();
         assert!(terms <= SPAN, "too many products for one sum");
         let wide = sum_is_wide(terms, p.value(), p.value());
         let width = products.first().map_or(1, |product| product.weights.width);
         if let [acc0, acc1] = acc {
-            dispatch!(turned_blocks, width, wide, (p, products, start, acc0, acc1));
+            dispatch!(turned_blocks, width, wide, (p, products, start, replace, acc0, acc1));
         }
     }
 }
@@ -165,6 +165,7 @@ fn turned_blocks<const WIDTH: usize, const WIDE: bool>(
     p: &Modulus,
     products: &[Turned<'_>],
     start: usize,
+    replace: bool,
     acc0: &mut [u64],
     acc1: &mut [u64],
 ) {
@@ -172,8 +173,11 @@ fn turned_blocks<const WIDTH: usize, const WIDE: bool>(
     let stream = Stream::<WIDTH>::new(&[0; PADDING], 0);
     let (acc0, acc1) = (acc0.as_chunks_mut::<BLOCK>().0, acc1.as_chunks_mut::<BLOCK>().0);
     for (b, (acc0, acc1)) in acc0.iter_mut().zip(acc1).enumerate() {
-        let ([low0, high0], [low1, high1]) = (halves(acc0), halves(acc1));
-        let mut sums = [low0, high0, low1, high1].map(|acc| Sum::from(acc));
+        let mut sums = [Sum::from(splat(0)); 4];
+        if !replace {
+            let ([low0, high0], [low1, high1]) = (halves(acc0), halves(acc1));
+            sums = [low0, high0, low1, high1].map(|acc| Sum::from(acc));
+        }
         for product in products {
             let source = product.source(start + b * BLOCK);
             let first = b * 2 * BLOCK * WIDTH * product.terms;
