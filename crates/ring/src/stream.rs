@@ -74,8 +74,8 @@ pub(crate) struct Shifted<'a> {
 pub struct TurnedProduct<'a> {
     /// The weights; term t is the factor of input t. Terms without input are left out.
     pub weights: &'a WeightStream,
-    /// The inputs in NTT form.
-    pub inputs: &'a [&'a RnsPoly],
+    /// The limbs of the inputs, in NTT form.
+    pub inputs: &'a [Vec<&'a [u64]>],
     /// The automorphism that is applied to each input.
     pub galois: Galois,
 }
@@ -311,15 +311,13 @@ impl WeightStream {
                 (0..limbs).all(|i| weights.ring.modulus(own_limb(product, i)) == ring.modulus(i)),
                 "the primes differ"
             );
-            assert!(
-                product.inputs.iter().all(|x| (x.n(), x.limbs()) == (n, limbs)),
-                "inputs must have the ring's limbs"
-            );
+            let has_limbs = |x: &Vec<&[u64]>| x.len() == limbs && x.iter().all(|limb| limb.len() == n);
+            assert!(product.inputs.iter().all(has_limbs), "inputs must have the ring's limbs");
         }
         let residues = products.iter().map(|product| product.inputs.len()).sum::<usize>() * n;
         for_each_task(n, limbs, residues, block, &mut acc, |task| {
             let limbs_of_inputs: Vec<Vec<&[u64]>> =
-                products.iter().map(|product| product.inputs.iter().map(|x| x.limb(task.limb)).collect()).collect();
+                products.iter().map(|product| product.inputs.iter().filter_map(|x| x.get(task.limb).copied()).collect()).collect();
             let turned: Vec<Turned<'_>> = products
                 .iter()
                 .zip(&limbs_of_inputs)

@@ -396,7 +396,8 @@ fn turned_products_of_any_shape() {
                         stream
                     })
                     .collect();
-                let inputs: Vec<Vec<&RnsPoly>> = inputs.iter().map(|x| x.iter().collect()).collect();
+                let inputs: Vec<Vec<Vec<&[u64]>>> =
+                    inputs.iter().map(|x| x.iter().map(|x| x.limbs_iter().collect()).collect()).collect();
                 let products: Vec<TurnedProduct<'_>> = streams
                     .iter()
                     .zip(&inputs)

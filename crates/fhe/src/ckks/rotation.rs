@@ -76,7 +76,7 @@ impl Evaluator {
         let shape = common_shape(&used)?;
         let mut acc = self.switcher.accumulator(level, shape.map_or(0, |s| s.specials))?;
         for (galois, a) in terms {
-            let mut products: Vec<(Digits, &PreparedKey)> = Vec::new();
+            let mut products: Vec<(Digits<'_>, &PreparedKey)> = Vec::new();
             for (power, component) in a.components.iter().enumerate() {
                 match (needed_key(*galois, power), shape) {
                     (Some(id), Some(shape)) => products.push((self.decompose(component, shape)?, keys.get(id)?)),
@@ -92,7 +92,7 @@ impl Evaluator {
     }
 
     /// The digits of a polynomial in NTT form, for [`crate::rlwe::KeySwitcher::key_inner_product`].
-    pub fn decompose(&self, poly: &RnsPoly, shape: KeyShape) -> Result<Digits, FheError> {
+    pub fn decompose<'p>(&self, poly: &'p RnsPoly, shape: KeyShape) -> Result<Digits<'p>, FheError> {
         self.switcher.decompose(poly, shape)
     }
 
@@ -115,7 +115,7 @@ impl Evaluator {
     /// Checks a ciphertext and the keys for its rotations, and decomposes it once.
     fn hoist<'k>(
         &self,
-        a: &Ciphertext,
+        a: &'k Ciphertext,
         elements: &[Galois],
         keys: &'k EvaluationKeys,
     ) -> Result<Hoisted<'k>, FheError> {
@@ -159,6 +159,6 @@ impl Evaluator {
 /// One decomposition and the keys of several rotations (`None`: no key needed).
 struct Hoisted<'k> {
     keys: Vec<Option<&'k PreparedKey>>,
-    digits: Option<Digits>,
+    digits: Option<Digits<'k>>,
     specials: usize,
 }

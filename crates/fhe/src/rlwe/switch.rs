@@ -19,17 +19,39 @@ pub(crate) const MAX_LAZY_PRODUCTS: usize = 1024;
 const MAX_LAZY_DIGITS: usize = 512;
 
 /// The digits of one polynomial in NTT form, over its ciphertext primes and the special primes.
-pub struct Digits {
-    level: usize,
+pub struct Digits<'p> {
+    /// A digit's own limbs are those of the polynomial.
+    poly: &'p RnsPoly,
     specials: usize,
     digit: usize,
-    polys: Vec<RnsPoly>,
+    digits: Vec<Digit>,
 }
 
-impl Digits {
+/// One digit: the limbs that are not its own.
+struct Digit {
+    own: Range<usize>,
+    others: RnsPoly,
+}
+
+impl Digits<'_> {
     /// Level of the polynomial that was decomposed.
     pub fn level(&self) -> usize {
-        self.level
+        self.poly.limbs()
+    }
+
+    /// All limbs of each digit.
+    fn limbs(&self) -> Vec<Vec<&[u64]>> {
+        self.digits.iter().map(|digit| digit.limbs(self.poly)).collect()
+    }
+}
+
+impl Digit {
+    /// All limbs, in order.
+    fn limbs<'a>(&'a self, poly: &'a RnsPoly) -> Vec<&'a [u64]> {
+        let own = &self.own;
+        let place = |i: usize| if i < own.start { i } else { i - own.len() };
+        let limb = |i| if own.contains(&i) { poly.limb(i) } else { self.others.limb(place(i)) };
+        (0..own.len() + self.others.limbs()).map(limb).collect()
     }
 }
 
@@ -75,7 +97,7 @@ impl KeySwitcher {
 
     /// The digits of `poly` (NTT form) for keys of the given special primes and digit size; `shape.level` may be above the
     /// polynomial's level.
-    pub fn decompose(&self, poly: &RnsPoly, shape: KeyShape) -> Result<Digits, FheError> {
+    pub fn decompose<'p>(&self, poly: &'p RnsPoly, shape: KeyShape) -> Result<Digits<'p>, FheError> {
         let level = poly.limbs();
         check_poly("polynomial to decompose", poly, level, &self.parameters)?;
         self.parameters.check_key(shape)?;
@@ -89,22 +111,18 @@ impl KeySwitcher {
             decomposer.ring.table(i).inverse_into(poly.limb(i), limb);
         }
         let limbs = level + shape.specials;
-        let mut polys = Vec::with_capacity(decomposer.digits.len());
+        let mut digits = Vec::with_capacity(decomposer.digits.len());
         for (own, converter) in &decomposer.digits {
-            let mut digit = RnsPoly::unspecified(n, limbs);
-            let mut others = Vec::with_capacity(limbs - own.len());
-            for (i, limb) in digit.limbs_iter_mut().enumerate() {
-                if own.contains(&i) { limb.copy_from_slice(poly.limb(i)) } else { others.push(limb) }
-            }
-            let source = &mut coefficients.as_mut_slice()[own.start * n..own.end * n];
-            converter.convert_consuming(source, &mut others, kernel);
+            let source: Vec<&[u64]> = own.clone().map(|i| coefficients.limb(i)).collect();
+            let mut others = RnsPoly::unspecified(n, limbs - own.len());
+            converter.convert(&source, &mut others.limbs_iter_mut().collect::<Vec<_>>(), kernel);
             let foreign = (0..limbs).filter(|i| !own.contains(i));
-            for (i, limb) in foreign.zip(others) {
+            for (i, limb) in foreign.zip(others.limbs_iter_mut()) {
                 decomposer.ring.table(i).forward(limb);
             }
-            polys.push(digit);
+            digits.push(Digit { own: own.clone(), others });
         }
-        Ok(Digits { level, specials: shape.specials, digit: shape.digit, polys })
+        Ok(Digits { poly, specials: shape.specials, digit: shape.digit, digits })
     }
 
     /// An empty accumulator at `level` with `specials` special primes (0: plain ciphertext arithmetic).
@@ -120,13 +138,13 @@ impl KeySwitcher {
     pub fn key_inner_product(
         &self,
         acc: &mut KeyAccumulator<'_>,
-        terms: &[(Galois, &Digits, &PreparedKey)],
+        terms: &[(Galois, &Digits<'_>, &PreparedKey)],
     ) -> Result<(), FheError> {
         let (level, specials) = (acc.extension.level, acc.extension.specials);
         for (_, digits, key) in terms {
             let unfit = |reason: String| Err(FheError::UnfitKey { id: key.id(), reason });
-            if (digits.level, digits.specials) != (level, specials) {
-                return Err(FheError::Level { operation: "key product", expected: level, found: digits.level });
+            if (digits.level(), digits.specials) != (level, specials) {
+                return Err(FheError::Level { operation: "key product", expected: level, found: digits.level() });
             }
             if key.shape().level < level {
                 return unfit(format!("it is at level {}, the ciphertext at {level}", key.shape().level));
@@ -144,7 +162,7 @@ impl KeySwitcher {
             }
         }
         let (n, limbs) = (self.parameters.n(), level + specials);
-        let inputs: Vec<Vec<&RnsPoly>> = terms.iter().map(|(_, digits, _)| digits.polys.iter().collect()).collect();
+        let inputs: Vec<Vec<Vec<&[u64]>>> = terms.iter().map(|(_, digits, _)| digits.limbs()).collect();
         let products: Vec<TurnedProduct<'_>> = terms
             .iter()
             .zip(&inputs)
