@@ -207,8 +207,26 @@ pub(crate) enum Keys {
 
 #[derive(Subcommand)]
 pub(crate) enum Bench {
+    /// The engine's operations: transforms, encoding, encryption, products, key switching, rotations
+    Primitives(PrimitivesFlags),
     /// A classifier of fully connected layers with random weights, with plain and with encrypted input
     Classifier(ClassifierFlags),
+}
+
+#[derive(Args)]
+pub(crate) struct PrimitivesFlags {
+    /// Times that each operation is measured
+    #[arg(long, value_name = "N", default_value_t = 31, value_parser = clap::value_parser!(u16).range(1..))]
+    pub runs: u16,
+    /// Ring degrees as log2 N: one of 13 to 16, a list as in 14,15 or a range as in 13..16
+    #[arg(long, value_name = "LOG_N", default_value = "13..16")]
+    pub log_n: LogNs,
+    /// Time another library in the same run, at 2^14 and 2^15
+    #[arg(long, value_enum)]
+    pub peer: Option<Peer>,
+    /// Keep the report in benches/results of the source tree
+    #[arg(long)]
+    pub archive: bool,
 }
 
 #[derive(Args)]
@@ -231,6 +249,9 @@ pub(crate) struct ClassifierFlags {
     /// Time another library in the same run
     #[arg(long, value_enum)]
     pub peer: Option<Peer>,
+    /// Keep the report in benches/results of the source tree
+    #[arg(long)]
+    pub archive: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -258,6 +279,29 @@ impl std::str::FromStr for Shape {
 impl std::fmt::Display for Shape {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("-"))
+    }
+}
+
+/// Ring degrees to measure, as log2 N, rising.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogNs(pub Vec<u32>);
+
+impl std::str::FromStr for LogNs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let one = |s: &str| s.trim().parse().ok().filter(|n| (13..=16u32).contains(n));
+        let all: Option<Vec<u32>> = match text.split_once("..") {
+            Some((first, last)) => one(first).zip(one(last)).map(|(first, last)| (first..=last).collect()),
+            None => text.split(',').map(one).collect(),
+        };
+        let mut all = all.unwrap_or_default();
+        all.sort_unstable();
+        all.dedup();
+        if all.is_empty() {
+            return Err("write one of 13 to 16, a list as in 14,15 or a range as in 13..16".into());
+        }
+        Ok(Self(all))
     }
 }
 

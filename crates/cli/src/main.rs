@@ -46,6 +46,6 @@ fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write) -> Re
         Command::Demo { model, images } => demo::demo(terminal, model, images),
         Command::Keys { command } => keys::keys(terminal, &home, &command),
         Command::Identity { out } => keys::identity(terminal, &home, out.as_deref()),
-        Command::Bench { what: arguments::Bench::Classifier(wanted) } => bench::classifier(terminal, &wanted),
+        Command::Bench { what } => bench::bench(terminal, &home, &what),
     }
 }
