@@ -69,7 +69,8 @@ struct Setting<'a> {
 }
 
 pub(crate) fn classifier(terminal: &mut Terminal, wanted: &ClassifierFlags) -> Result<(), Failure> {
-    let archive = Archive::find(wanted.archive, if wanted.peer.is_some() { "classifier-with-tenseal" } else { "classifier" })?;
+    let archive =
+        Archive::find(wanted.archive, if wanted.peer.is_some() { "classifier-with-tenseal" } else { "classifier" })?;
     let kernel = kernel()?;
     let threads = terminal.flags().threads();
     let conditions = Conditions::now(kernel, threads)?;
@@ -244,9 +245,8 @@ impl fmt::Display for BenchReport {
                 "\n{}, {} bits of security, ring degree 2^{}",
                 first.setting, first.security_bits, first.log_n
             )?;
-            let times = setting.iter().map(|r| {
-                [format!("  {}", r.what), text::seconds(r.median_seconds), runs(r.runs)]
-            });
+            let times =
+                setting.iter().map(|r| [format!("  {}", r.what), text::seconds(r.median_seconds), runs(r.runs)]);
             f.write_str(&text::table(&times.collect::<Vec<_>>()))?;
             writeln!(
                 f,

@@ -4,7 +4,9 @@ mod archive;
 mod calibration;
 mod classifier;
 mod network;
+mod paper;
 mod peer;
+mod plain;
 mod primitives;
 
 use crate::arguments::{Bench, HomeFlags};
@@ -23,6 +25,10 @@ pub(crate) fn bench(terminal: &mut Terminal, home: &HomeFlags, what: &Bench) -> 
     match what {
         Bench::Primitives(wanted) => primitives::primitives(terminal, home, wanted),
         Bench::Classifier(wanted) => classifier::classifier(terminal, wanted),
+        Bench::Paper(wanted) => paper::paper(terminal, wanted),
+        Bench::Plain { model, input } => plain::plain(terminal, model, input),
+        // It starts threads of its own: `main` has run it before.
+        Bench::Edge { .. } => Ok(()),
     }
 }
 

@@ -84,7 +84,11 @@ pub(super) fn layer(ours: Layer) -> Result<Comparison, Failure> {
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "peer: TenSEAL {}, one layer 512-10, encrypted weights, plain input, encoding included", version(&self.peer))?;
+        writeln!(
+            f,
+            "peer: TenSEAL {}, one layer 512-10, encrypted weights, plain input, encoding included",
+            version(&self.peer)
+        )?;
         for (name, layer) in [("TenSEAL", &self.theirs), ("Subrosa", &self.ours)] {
             let (time, degree) = (text::seconds(layer.seconds), layer.ring_degree);
             let error = layer.max_abs_error;

@@ -1,16 +1,16 @@
 //! Measures every operation at one ring degree. What comes out is decrypted and held against plain arithmetic first: the time
 //! of a wrong result is worth nothing.
 
+use super::SEED;
 use super::chain::{Chain, PRIME_BITS};
 use super::report::Row;
-use super::SEED;
-use crate::bench::{Times, engine};
 use crate::bench::calibration::{fill, ns_per_butterfly};
+use crate::bench::{Times, engine};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 use subrosa_fhe::{
-    Ciphertext, Encoder, EvaluationKeys, Evaluator, FheError, Galois, Kernel, KeyId, Parameters, Plaintext, PublicKey, RnsPoly,
-    wire,
+    Ciphertext, Encoder, EvaluationKeys, Evaluator, FheError, Galois, Kernel, KeyId, Parameters, Plaintext, PublicKey,
+    RnsPoly, wire,
 };
 use subrosa_ring::sampler::os_rng;
 use subrosa_secret::SecretKey;
@@ -134,7 +134,11 @@ impl Bench {
         let elements = rotations();
         let mut transform = |inverse: bool| {
             Times::of(runs * MORE_RUNS, || {
-                if inverse { table.inverse(poly.limb_mut(0)) } else { table.forward(poly.limb_mut(0)) }
+                if inverse {
+                    table.inverse(poly.limb_mut(0))
+                } else {
+                    table.forward(poly.limb_mut(0))
+                }
                 Ok(())
             })
         };

@@ -21,7 +21,9 @@ pub(crate) fn primitives(terminal: &mut Terminal, home: &HomeFlags, wanted: &Pri
         Archive::find(wanted.archive, if wanted.peer.is_some() { "primitives-with-tenseal" } else { "primitives" })?;
     let degrees: Vec<u32> = wanted.log_n.0.iter().copied().filter(|n| peer::DEGREES.contains(n)).collect();
     if wanted.peer.is_some() && degrees.is_empty() {
-        return Err(Failure::usage("the peer is timed at 2^14 and 2^15: give --log-n 14, 15 or both, or leave --peer out"));
+        return Err(Failure::usage(
+            "the peer is timed at 2^14 and 2^15: give --log-n 14, 15 or both, or leave --peer out",
+        ));
     }
     let kernel = kernel()?;
     let threads = terminal.flags().threads();

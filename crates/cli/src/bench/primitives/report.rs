@@ -9,12 +9,8 @@ use std::path::PathBuf;
 use subrosa_terminal::{Failure, text};
 
 /// Our operations and the peer's names for them.
-const SHARED: [(&str, &str); 4] = [
-    ("encode", "encode"),
-    (ENCRYPT, "encrypt_public_key"),
-    (MULTIPLY, "ct_ct_relin_rescale"),
-    (ROTATE, "rotate"),
-];
+const SHARED: [(&str, &str); 4] =
+    [("encode", "encode"), (ENCRYPT, "encrypt_public_key"), (MULTIPLY, "ct_ct_relin_rescale"), (ROTATE, "rotate")];
 
 #[derive(Serialize)]
 pub(super) struct PrimitivesReport {
