@@ -49,7 +49,7 @@ pub(super) fn draw(report: &PaperReport, path: &Path) -> Result<(), Failure> {
                 && r.classifier != PaperSetting::NoneFolded
                 && r.paper.is_some()
         };
-        (title, report.rows.iter().filter(drawn).collect::<Vec<_>>())
+        (title, report.steps().filter(drawn).collect::<Vec<_>>())
     });
     let groups = panels.iter().map(|(_, rows)| rows.len()).max().unwrap_or(0) as u32;
     let mut drawing = String::new();

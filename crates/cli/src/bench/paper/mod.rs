@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use published::Step;
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
-use report::{PaperReport, PlainReference, Row};
+use report::{AnyRow, PaperReport, PlainReference, Row};
 use serde_json::Value;
 use steps::{Place, Run};
 use subrosa_fhe::SecurityLevel;
@@ -51,13 +51,14 @@ pub(super) fn paper(terminal: &mut Terminal, wanted: &PaperFlags) -> Result<(), 
     let settings = if wanted.setting.is_empty() { PaperSetting::value_variants() } else { &wanted.setting };
     let bars = terminal.bars();
     let runs = usize::from(wanted.runs);
-    let (mut plain, mut rows) = (Vec::new(), Vec::new());
+    let mut rows = Vec::new();
     for &network in networks {
         let directory = tempfile::tempdir().map_err(io("create a directory in", &std::env::temp_dir()))?;
         let place = Place { directory: directory.path().into(), threads };
         let samples = lay_out(network, &place)?;
         let reference: Result<Vec<Value>, Failure> = (0..runs).map(|_| place.plain()).collect();
         let reference = PlainReference::new(network, threads, &reference?)?;
+        let mut steps = Vec::new();
         bars.begin("repeating the paper's experiment", settings.len() * wanted.security.len() * 2 * runs);
         for &setting in settings {
             let expected = expected(&place, setting, &samples, threads)?;
@@ -72,15 +73,16 @@ pub(super) fn paper(terminal: &mut Terminal, wanted: &PaperFlags) -> Result<(), 
                     let error = check(&done, &expected)?;
                     for step in [Step::Protect, Step::Infer, Step::Decrypt] {
                         let row = Row::new(&experiment, step, &done, &reference, error, &conditions);
-                        rows.push(row?);
+                        steps.push(AnyRow::Step(Box::new(row?)));
                     }
                 }
             }
         }
         bars.end();
-        plain.push(reference);
+        rows.push(AnyRow::Plain(reference));
+        rows.append(&mut steps);
     }
-    let report = PaperReport { conditions, seed: SEED, images: IMAGES, plain, rows };
+    let report = PaperReport { conditions, seed: SEED, images: IMAGES, rows };
     if let Some(path) = &wanted.svg {
         chart::draw(&report, path)?;
         terminal.note(format!("drawn in {}", path.display()));

@@ -18,23 +18,61 @@ pub(super) struct PaperReport {
     pub seed: u64,
     /// Images that each process classifies.
     pub images: usize,
-    pub plain: Vec<PlainReference>,
-    pub rows: Vec<Row>,
+    pub rows: Vec<AnyRow>,
 }
 
-/// The network in plaintext.
+/// A network's plaintext reference comes before its steps.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(super) enum AnyRow {
+    Plain(PlainReference),
+    Step(Box<Row>),
+}
+
+impl PaperReport {
+    /// The steps.
+    pub fn steps(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter_map(|row| match row {
+            AnyRow::Step(row) => Some(&**row),
+            AnyRow::Plain(_) => None,
+        })
+    }
+
+    fn plain(&self) -> impl Iterator<Item = &PlainReference> {
+        self.rows.iter().filter_map(|row| match row {
+            AnyRow::Plain(row) => Some(row),
+            AnyRow::Step(_) => None,
+        })
+    }
+}
+
+/// The whole network in plaintext, by the runtime that also runs the plain part on the edge.
 #[derive(Serialize)]
 pub(super) struct PlainReference {
+    what: &'static str,
     network: PaperNetwork,
-    shape: String,
+    setting: String,
+    /// None: 0.
+    security_bits: u32,
     threads: usize,
+    kernel: &'static str,
     runs: usize,
     mean_seconds: f64,
     median_seconds: f64,
     peak_rss_bytes: Option<u64>,
     model_bytes: u64,
-    paper_seconds: f64,
-    paper_model_bytes: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paper: Option<PublishedPlain>,
+}
+
+/// What the paper says of its network in plaintext.
+#[derive(Serialize)]
+struct PublishedPlain {
+    seconds: f64,
+    model_bytes: f64,
+    /// Its time over ours.
+    ratio_seconds: f64,
+    ratio_size: f64,
 }
 
 /// One step of one setting.
@@ -115,17 +153,26 @@ impl PlainReference {
     pub fn new(network: PaperNetwork, threads: usize, reports: &[Value]) -> Result<Self, Failure> {
         let mut times = reports.iter().map(|r| number(r, "infer_seconds")).collect::<Result<Vec<_>, _>>()?;
         let model_bytes = reports.first().map_or(Ok(0.0), |r| number(r, "model_bytes"))?;
+        let mean_seconds = mean(&times);
+        let paper = PublishedPlain {
+            seconds: PLAIN_SECONDS,
+            model_bytes: published::plain_bytes(),
+            ratio_seconds: PLAIN_SECONDS / mean_seconds,
+            ratio_size: published::plain_bytes() / model_bytes,
+        };
         Ok(Self {
+            what: "plain",
             network,
-            shape: shape(network),
+            setting: format!("whole network with classifier {}, in plaintext", shape(network)),
+            security_bits: 0,
             threads,
+            kernel: "rten",
             runs: reports.len(),
-            mean_seconds: mean(&times),
+            mean_seconds,
             median_seconds: median(&mut times),
             peak_rss_bytes: peak(reports.iter()),
             model_bytes: model_bytes as u64,
-            paper_seconds: PLAIN_SECONDS,
-            paper_model_bytes: published::plain_bytes(),
+            paper: (network == PaperNetwork::Cifar).then_some(paper),
         })
     }
 }
@@ -241,9 +288,9 @@ fn title(step: Step, encrypted_input: bool) -> String {
 impl fmt::Display for PaperReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}seed {}; ours / the paper's (the paper's over ours)", self.conditions, self.seed)?;
-        for plain in &self.plain {
+        for plain in self.plain() {
             write!(f, "\n{plain}")?;
-            let rows: Vec<&Row> = self.rows.iter().filter(|r| r.network == plain.network).collect();
+            let rows: Vec<&Row> = self.steps().filter(|r| r.network == plain.network).collect();
             for step in [Step::Protect, Step::Infer, Step::Decrypt] {
                 for encrypted in [false, true] {
                     let rows = rows.iter().filter(|r| r.what == step && r.encrypted_input == encrypted);
@@ -316,22 +363,20 @@ impl Row {
 
 impl fmt::Display for PlainReference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, of_paper) = match self.network {
-            PaperNetwork::Cifar => ("CIFAR-10 CNN", true),
-            PaperNetwork::Mnist => ("MNIST-sized CNN", false),
+        let name = match self.network {
+            PaperNetwork::Cifar => "CIFAR-10 CNN",
+            PaperNetwork::Mnist => "MNIST-sized CNN",
         };
         let runs = if self.runs == 1 { "1 run".to_owned() } else { format!("mean of {} runs", self.runs) };
-        writeln!(f, "{name}, classifier {}, random weights, {runs}", self.shape)?;
+        writeln!(f, "{name} of random weights, classifier {}, {runs}", shape(self.network))?;
         let memory = self.peak_rss_bytes.map_or_else(|| "unknown".to_owned(), text::bytes);
         let (time, size) = (text::seconds(self.mean_seconds), text::bytes(self.model_bytes));
-        if !of_paper {
+        let Some(paper) = &self.paper else {
             writeln!(f, "  in plaintext: {time} an image, model {size}, memory {memory}")?;
-            return writeln!(
-                f,
-                "  (the paper's figures are not told apart by network and stand beside the CIFAR-10 CNN)"
-            );
-        }
-        let (paper, over) = (text::seconds(self.paper_seconds), ratio(self.paper_seconds / self.mean_seconds));
-        writeln!(f, "  in plaintext: {time} / {paper} ({over}) an image, model {size} / {PLAIN_MB} MB, memory {memory}")
+            return writeln!(f, "  (the paper doesn't tell its networks apart: its figures stand beside the CIFAR-10 CNN)");
+        };
+        let (theirs, over) = (text::seconds(paper.seconds), ratio(paper.ratio_seconds));
+        let model = format!("{size} / {PLAIN_MB} MB ({})", ratio(paper.ratio_size));
+        writeln!(f, "  in plaintext: {time} / {theirs} ({over}) an image, model {model}, memory {memory}")
     }
 }
