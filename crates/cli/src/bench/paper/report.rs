@@ -373,7 +373,10 @@ impl fmt::Display for PlainReference {
         let (time, size) = (text::seconds(self.mean_seconds), text::bytes(self.model_bytes));
         let Some(paper) = &self.paper else {
             writeln!(f, "  in plaintext: {time} an image, model {size}, memory {memory}")?;
-            return writeln!(f, "  (the paper doesn't tell its networks apart: its figures stand beside the CIFAR-10 CNN)");
+            return writeln!(
+                f,
+                "  (the paper doesn't tell its networks apart: its figures stand beside the CIFAR-10 CNN)"
+            );
         };
         let (theirs, over) = (text::seconds(paper.seconds), ratio(paper.ratio_seconds));
         let model = format!("{size} / {PLAIN_MB} MB ({})", ratio(paper.ratio_size));
