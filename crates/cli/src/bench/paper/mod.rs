@@ -16,6 +16,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 use report::{AnyRow, PaperReport, PlainReference, Row};
 use serde_json::Value;
+use std::path::Path;
 use steps::{Place, Run};
 use subrosa_fhe::SecurityLevel;
 use subrosa_network::{ActivationKind, Network, Polynomial, Scope, Substitutions};
@@ -43,6 +44,12 @@ pub(super) fn paper(terminal: &mut Terminal, wanted: &PaperFlags) -> Result<(), 
         return Err(Failure::usage(
             "--svg draws the CIFAR-10 network, which the paper's figures are of: give --network cifar or all",
         ));
+    }
+    if let Some(parent) =
+        wanted.svg.as_deref().and_then(Path::parent).filter(|p| !p.as_os_str().is_empty() && !p.is_dir())
+    {
+        // Told now, not after minutes of measuring.
+        return Err(Failure::usage(format!("there is no directory {} for the chart: make it first", parent.display())));
     }
     let archive = Archive::find(wanted.archive, "paper")?;
     let kernel = kernel()?;

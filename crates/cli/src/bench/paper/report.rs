@@ -269,19 +269,17 @@ fn input(encrypted: bool) -> &'static str {
     if encrypted { "encrypted" } else { "plain" }
 }
 
-/// What stands above each of the paper's tables.
-fn title(step: Step, encrypted_input: bool) -> String {
-    let number = published::table_number(step, encrypted_input);
-    match step {
-        Step::Protect => {
-            format!("Table {number}, model encryption (the paper's: DGX-1), for {} input", input(encrypted_input))
-        }
-        Step::Infer => {
-            format!("Table {number}, one inference with {} input (the paper's: Jetson TX2)", input(encrypted_input))
-        }
-        Step::Decrypt => {
-            format!("Table {number}, decryption of one answer (the paper's: DGX-1), {} input", input(encrypted_input))
-        }
+/// What stands above each table; `of_paper`: the paper has figures of this network.
+fn title(step: Step, encrypted_input: bool, of_paper: bool) -> String {
+    let input = input(encrypted_input);
+    let (what, machine) = match step {
+        Step::Protect => (format!("model encryption for {input} input"), "DGX-1"),
+        Step::Infer => (format!("one inference with {input} input"), "Jetson TX2"),
+        Step::Decrypt => (format!("decryption of one answer, {input} input"), "DGX-1"),
+    };
+    match of_paper {
+        true => format!("Table {}, {what} (the paper's: {machine})", published::table_number(step, encrypted_input)),
+        false => format!("As Table {}, {what}", published::table_number(step, encrypted_input)),
     }
 }
 
@@ -296,7 +294,7 @@ impl fmt::Display for PaperReport {
                     let rows = rows.iter().filter(|r| r.what == step && r.encrypted_input == encrypted);
                     let lines: Vec<Vec<String>> = rows.map(|r| r.line()).collect();
                     if !lines.is_empty() {
-                        writeln!(f, "\n{}", title(step, encrypted))?;
+                        writeln!(f, "\n{}", title(step, encrypted, plain.paper.is_some()))?;
                         f.write_str(&text::table(&[vec![header(step)], lines].concat()))?;
                     }
                 }

@@ -20,6 +20,13 @@ use subrosa_terminal::Failure;
 const HOISTED: u32 = 16;
 /// Transforms are short: they are timed so many times as often as the rest.
 const MORE_RUNS: usize = 10;
+// What rows are called, where more than one place has to know.
+pub(super) const ENCRYPT: &str = "encrypt (public key)";
+const TIMES_PLAIN: &str = "ct·pt";
+pub(super) const MULTIPLY: &str = "ct·ct + relinearise + rescale";
+pub(super) const ROTATE: &str = "rotate";
+/// Per rotation of [`HOISTED`].
+const HOISTED_ROTATE: &str = "hoisted rotate, each of 16";
 /// A larger error is a defect, not noise.
 const WRONG: f64 = 1e-5;
 
@@ -170,13 +177,6 @@ impl Bench {
         self.evaluator.rotate(&self.a, Galois::rotation(1), &self.keys)
     }
 }
-
-pub(super) const ENCRYPT: &str = "encrypt (public key)";
-const TIMES_PLAIN: &str = "ct·pt";
-pub(super) const MULTIPLY: &str = "ct·ct + relinearise + rescale";
-pub(super) const ROTATE: &str = "rotate";
-/// Per rotation of [`HOISTED`].
-const HOISTED_ROTATE: &str = "hoisted rotate, each of 16";
 
 fn rotations() -> Vec<Galois> {
     (1..=HOISTED).map(Galois::rotation).collect()

@@ -28,14 +28,16 @@ pub(crate) fn primitives(terminal: &mut Terminal, home: &HomeFlags, wanted: &Pri
     let kernel = kernel()?;
     let threads = terminal.flags().threads();
     let conditions = Conditions::now(kernel, threads)?;
+    // First, since it may not be there.
+    let peer = match wanted.peer {
+        Some(Peer::Tenseal) => Some(peer::report(&degrees)?),
+        None => None,
+    };
     let mut rows = Vec::new();
     for &log_n in &wanted.log_n.0 {
         rows.extend(measure::measure(log_n, usize::from(wanted.runs), threads, kernel)?);
     }
-    let peer = match wanted.peer {
-        Some(Peer::Tenseal) => Some(report::Comparison::new(&rows, peer::report(&degrees)?)?),
-        None => None,
-    };
+    let peer = peer.map(|peer| report::Comparison::new(&rows, peer)).transpose()?;
     let cost_model = save_cost_model(home, kernel)?;
     finish(terminal, archive, &PrimitivesReport { conditions, seed: SEED, rows, peer, cost_model })
 }
