@@ -107,7 +107,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Measures this machine
+    /// Measures this machine, on one thread unless --threads says otherwise
     Bench {
         #[command(subcommand)]
         what: Bench,
