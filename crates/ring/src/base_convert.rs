@@ -125,25 +125,6 @@ impl BaseConverter {
         }
     }
 
-    /// The limb of the j-th target prime from limbs that [`Self::prepare_whole`] has prepared.
-    pub(crate) fn write_prepared(&self, j: usize, prepared: &[u64], out: &mut [u64], backend: Backend) {
-        match self.sources.as_slice() {
-            [only] => lift_centered(&self.targets[j].modulus, out, &prepared[..out.len()], &only.modulus, backend),
-            sources => {
-                let (limbs, overflow) = prepared.split_at(sources.len() * out.len());
-                self.write_target(j, limbs, overflow, out, backend);
-            }
-        }
-    }
-
-    /// Prepares whole limbs of n words, in place, for [`Self::write_prepared`]. Behind the source limbs there is room for one more.
-    pub(crate) fn prepare_whole(&self, n: usize, limbs: &mut [u64], backend: Backend) {
-        if self.sources.len() > 1 {
-            let (limbs, overflow) = limbs.split_at_mut(self.sources.len() * n);
-            self.prepare(limbs, overflow, backend);
-        }
-    }
-
     /// Second step: the limb of the j-th target prime, from the results of `prepare`.
     fn write_target(&self, j: usize, limbs: &[u64], overflow: &[u64], out: &mut [u64], backend: Backend) {
         match backend {

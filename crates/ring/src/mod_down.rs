@@ -1,7 +1,6 @@
 //! Division by some of a ring's primes.
 
 use crate::aligned::with_scratch;
-use crate::backend::Backend;
 use crate::{BaseConverter, Ring, RingError, RnsPoly};
 use rayon::prelude::*;
 
@@ -68,44 +67,44 @@ impl ModDown {
     ) -> [RnsPoly; COUNT] {
         let n = self.kept_ring.n();
         let mut out = [(); COUNT].map(|()| RnsPoly::unspecified(n, self.kept.len()));
-        let backend = Backend::of(self.kept_ring.kernel());
-        // Of each polynomial the dropped limbs in coefficients, and a limb that base conversion needs.
-        let of_one = (self.dropped.len() + 1) * n;
+        // Of each polynomial the dropped limbs, in coefficients.
+        let of_one = self.dropped.len() * n;
         with_scratch(COUNT * of_one, |dropped| {
             for (i, &index) in self.dropped.iter().enumerate() {
                 let mut polys = dropped.chunks_exact_mut(of_one);
-                let limbs =
-                    [(); COUNT].map(|()| polys.next().map_or(&mut [][..], |poly| &mut poly[i * n..(i + 1) * n]));
+                let limbs = [(); COUNT].map(|()| polys.next().map_or(&mut [][..], |poly| &mut poly[i * n..(i + 1) * n]));
                 produce(index, limbs);
                 for poly in dropped.chunks_exact_mut(of_one) {
                     self.dropped_ring.table(i).inverse(&mut poly[i * n..(i + 1) * n]);
                 }
             }
-            dropped.chunks_exact_mut(of_one).for_each(|poly| self.converter.prepare_whole(n, poly, backend));
-            let dropped = &*dropped;
-            let keep = |(j, mut out): (usize, [&mut [u64]; COUNT])| {
-                let (table, index, inverse) = (self.kept_ring.table(j), self.kept[j], self.inverses[j]);
-                with_scratch(COUNT * n, |produced| {
-                    let mut limbs = produced.chunks_exact_mut(n);
-                    produce(index, [(); COUNT].map(|()| limbs.next().unwrap_or_default()));
-                    let parts = produced.chunks_exact(n).zip(dropped.chunks_exact(of_one));
-                    for (out, (produced, dropped)) in out.iter_mut().zip(parts) {
-                        self.converter.write_prepared(j, dropped, out, backend);
-                        table.forward(out);
-                        table.rsub_mul_scalar_assign(out, produced, inverse);
-                    }
-                });
-            };
-            let mut limbs = out.each_mut().map(RnsPoly::limbs_iter_mut);
-            let work: Vec<_> = (0..self.kept.len())
-                .map(|j| (j, limbs.each_mut().map(|limbs| limbs.next().unwrap_or_default())))
-                .collect();
-            if rayon::current_num_threads() > 1 && n * self.kept.len() * COUNT >= PARALLEL_WORDS {
-                work.into_par_iter().with_max_len(1).for_each(keep);
-            } else {
-                work.into_iter().for_each(keep);
+            for (out, dropped) in out.iter_mut().zip(dropped.chunks_exact(of_one)) {
+                let dropped: Vec<&[u64]> = dropped.chunks_exact(n).collect();
+                let mut kept: Vec<&mut [u64]> = out.limbs_iter_mut().collect();
+                self.converter.convert(&dropped, &mut kept, self.kept_ring.kernel());
             }
         });
+        let keep = |(j, out): (usize, [&mut [u64]; COUNT])| {
+            let (table, index, inverse) = (self.kept_ring.table(j), self.kept[j], self.inverses[j]);
+            with_scratch(COUNT * n, |produced| {
+                let mut limbs = produced.chunks_exact_mut(n);
+                produce(index, [(); COUNT].map(|()| limbs.next().unwrap_or_default()));
+                for (out, produced) in out.into_iter().zip(produced.chunks_exact(n)) {
+                    table.forward(out);
+                    table.rsub_mul_scalar_assign(out, produced, inverse);
+                }
+            });
+        };
+        let work: Vec<(usize, [&mut [u64]; COUNT])> = {
+            let mut limbs = out.each_mut().map(RnsPoly::limbs_iter_mut);
+            let mut next = || limbs.each_mut().map(|limbs| limbs.next().unwrap_or_default());
+            (0..self.kept.len()).map(|j| (j, next())).collect()
+        };
+        if rayon::current_num_threads() > 1 && n * self.kept.len() * COUNT >= PARALLEL_WORDS {
+            work.into_par_iter().with_max_len(1).for_each(keep);
+        } else {
+            work.into_iter().for_each(keep);
+        }
         out
     }
 }
