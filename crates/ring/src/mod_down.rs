@@ -72,7 +72,8 @@ impl ModDown {
         with_scratch(COUNT * of_one, |dropped| {
             for (i, &index) in self.dropped.iter().enumerate() {
                 let mut polys = dropped.chunks_exact_mut(of_one);
-                let limbs = [(); COUNT].map(|()| polys.next().map_or(&mut [][..], |poly| &mut poly[i * n..(i + 1) * n]));
+                let limbs =
+                    [(); COUNT].map(|()| polys.next().map_or(&mut [][..], |poly| &mut poly[i * n..(i + 1) * n]));
                 produce(index, limbs);
                 for poly in dropped.chunks_exact_mut(of_one) {
                     self.dropped_ring.table(i).inverse(&mut poly[i * n..(i + 1) * n]);
