@@ -12,7 +12,7 @@ use crate::primes::{MAX_PRIME_BITS, PrimeChain, min_prime_bits, split_bits};
 use crate::search::{ConstantKind, Draft, PlanRequest, declared};
 use std::collections::{BTreeMap, BTreeSet};
 use subrosa_fhe::{Galois, KeyId, ParameterSpec, Parameters};
-use subrosa_program::layout::{CoefficientRows, Diagonals};
+use subrosa_program::layout::{CoefficientRows, Diagonals, Packing};
 use subrosa_program::{ConstantGroup, InputLayout, InputSpec, KeyRequirement, OutputSpec, Program, Register, Step};
 
 /// A giant step (two decompositions and a rotation of three parts) costs about this many baby steps (one inner product).
@@ -79,7 +79,7 @@ pub(crate) fn draft(
     let dev = Deviations::new(log_n);
 
     // The rounding of the first rescale, summed by the fold, sets the error that the other scales are balanced against.
-    let parts = (2 * layout.fold_groups()) as f64;
+    let parts = (2 * layout.span) as f64;
     let reference = dev.slots(dev.rescale()) * parts.sqrt() / message_scale;
     let weight_noise = dev.slots(dev.fresh()) * 2f64.sqrt() * first_range.input_norm;
     let input_deviation = if request.encrypted_input { dev.fresh_public() } else { dev.encoding() };
@@ -174,10 +174,14 @@ fn polynomial_depth(degree: usize) -> usize {
 }
 
 fn first_layout(stage: &Stage, slots: usize, encrypted: bool) -> Option<Diagonals> {
+    let packed = |giants, max_tiles| {
+        let packing = Packing { span: usize::MAX, giants, max_tiles, complex: true };
+        Diagonals::packed(slots, stage.rows, stage.cols, packing).ok()
+    };
     if !encrypted {
-        return Diagonals::packed(slots, stage.rows, stage.cols, 1, usize::MAX).ok();
+        return packed(1, usize::MAX);
     }
-    cheapest(|giants| Diagonals::packed(slots, stage.rows, stage.cols, giants, MAX_INPUT_CIPHERTEXTS).ok())
+    cheapest(|giants| packed(giants, MAX_INPUT_CIPHERTEXTS))
 }
 
 fn hidden_layouts(stages: &[Stage], slots: usize, first_period: usize) -> Option<Vec<Diagonals>> {
@@ -301,7 +305,7 @@ impl Draftsman<'_> {
 
     /// The fold and the bias behind a product; `rounding` is what every part brings before the fold.
     fn linear(&mut self, stage: usize, layout: &Diagonals, mut v: Carried, rounding: f64) -> Option<Carried> {
-        let stages = layout.fold_stages();
+        let stages = layout.fold_stages(layout.fold_doublings().div_ceil(2) as usize);
         let mut parts = rounding * rounding;
         for fold in &stages {
             self.key_set(fold.iter().map(|g| KeyId::new(*g, 1)), v.level);
