@@ -1,0 +1,188 @@
+//! A plan: a program, what its constants hold, and what is predicted of it.
+
+use crate::chain::{Ranges, Stage};
+use crate::cost::{CostModel, Prediction, predict};
+use crate::keys::{KeySet, Shapes};
+use crate::primes::PrimeChain;
+use crate::search::{Alternative, PlanError};
+use serde::{Deserialize, Serialize};
+use subrosa_fhe::{Encoder, Kernel, ParameterSpec, Parameters, Plaintext};
+use subrosa_program::layout::{CoefficientDot, CoefficientRows, Diagonals};
+use subrosa_program::{KeyRequirement, Program};
+
+/// What is predicted of the encrypted evaluation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Forecast {
+    /// Bound of the absolute error on any output, exceeded with probability at most 2^-40: for every input in the range, or, if
+    /// that is smaller, for inputs whose values are at most twice those of the calibration data.
+    pub max_abs_error: f64,
+    /// log2 of the result modulus over the declared range of the outputs at their scale.
+    pub remaining_budget_bits: f64,
+    /// Bound of the table minus the largest log2(QP) in use.
+    pub table_slack_bits: f64,
+    /// log2 of the largest output over the largest error.
+    pub precision_bits: f64,
+    /// Time of encoding and encrypting one sample's features on one thread of the machine the cost model is of; 0 in reports of
+    /// earlier versions.
+    #[serde(default)]
+    pub prepare_seconds: f64,
+    /// The same of one blind evaluation.
+    #[serde(default)]
+    pub infer_seconds: f64,
+}
+
+/// A program with everything needed to fill its constants.
+pub struct Plan {
+    /// What the edge executes.
+    pub program: Program,
+    /// What is predicted.
+    pub forecast: Forecast,
+    /// Time and memory, step by step.
+    pub prediction: Prediction,
+    /// What else was considered, and why it was not taken.
+    pub alternatives: Vec<Alternative>,
+    /// Bounds of the values, layer by layer.
+    pub ranges: Vec<Ranges>,
+    /// Largest log2(QP) in use.
+    pub log_qp: f64,
+    pub(crate) kinds: Vec<ConstantKind>,
+    pub(crate) stages: Vec<Stage>,
+}
+
+/// What the constants of a group hold.
+pub(crate) enum ConstantKind {
+    Diagonals { stage: usize, layout: Diagonals },
+    SlotBias { stage: usize, layout: Diagonals },
+    Dot { stage: usize, layout: CoefficientDot },
+    DotBias { stage: usize, layout: CoefficientDot },
+    Rows { stage: usize, layout: CoefficientRows },
+    RowsBias { stage: usize, layout: CoefficientRows },
+}
+
+/// A candidate: a program, what its constants hold, its error, and the keys it uses together.
+pub(crate) struct Draft {
+    pub program: Program,
+    pub kinds: Vec<ConstantKind>,
+    pub max_abs_error: f64,
+    pub sets: Vec<KeySet>,
+    pub primes: PrimeChain,
+}
+
+impl Draft {
+    /// Gives the program its keys, and leaves only the special primes that they use.
+    pub fn set_keys(&mut self, shapes: &Shapes) {
+        self.primes.keep_specials(shapes.values().map(|s| s.specials).max().unwrap_or(0));
+        let spec = &self.program.parameters;
+        let (q, p) = (self.primes.ciphertext.clone(), self.primes.special.clone());
+        if let Some(security) = spec.security() {
+            self.program.parameters = ParameterSpec::new(spec.log_n, q, p, security);
+        }
+        self.program.keys = shapes.iter().map(|(&id, &shape)| KeyRequirement { id, shape }).collect();
+    }
+
+    /// The plan, its parameters checked by the engine.
+    pub fn finish(
+        self,
+        (stages, ranges): (Vec<Stage>, Vec<Ranges>),
+        alternatives: Vec<Alternative>,
+        kernel: Kernel,
+        costs: &CostModel,
+    ) -> Result<Plan, PlanError> {
+        let Self { program, kinds, max_abs_error, .. } = self;
+        let parameters = Parameters::new(program.parameters.clone(), kernel)?;
+        for key in &program.keys {
+            parameters.check_key(key.shape)?;
+        }
+        let levels = parameters.levels();
+        let log_qp = program.keys.iter().map(|k| parameters.log_qp(k.shape)).fold(parameters.log_q(levels), f64::max);
+        let spec = &program.parameters;
+        let bound = spec.security().and_then(|s| subrosa_fhe::security::max_log_qp(spec.log_n, s)).unwrap_or(0.0);
+        let output_max = ranges.last().map_or(0.0, |r| r.linear_max);
+        let prediction = predict(&program, costs);
+        let forecast = Forecast {
+            max_abs_error,
+            remaining_budget_bits: program.remaining_budget_bits(),
+            table_slack_bits: bound - log_qp,
+            precision_bits: (output_max / max_abs_error).log2(),
+            prepare_seconds: prediction.prepare.seconds,
+            infer_seconds: prediction.infer.seconds,
+        };
+        Ok(Plan { program, forecast, prediction, alternatives, ranges, log_qp, kinds, stages })
+    }
+}
+
+/// A range as it is declared in the bundle: up to the next eighth of a power of two, so that it says little about the
+/// weights and the calibration data it was computed from.
+pub(crate) fn declared(range: f64) -> f64 {
+    if range > 0.0 && range.is_finite() { ((range.log2() * 8.0 - 1e-9).ceil() / 8.0).exp2() } else { range }
+}
+
+impl Plan {
+    /// Predicted time of one blind evaluation on one thread.
+    pub fn predicted_seconds(&self) -> f64 {
+        self.prediction.infer.seconds
+    }
+
+    /// The plaintext that constant `index` of group `group` encrypts. Errors: an unknown constant, or a value that does not
+    /// fit the modulus.
+    pub fn constant(&self, encoder: &Encoder, group: usize, index: usize) -> Result<Plaintext, PlanError> {
+        let (Some(kind), Some(spec)) = (self.kinds.get(group), self.program.constants.get(group)) else {
+            return Err(PlanError::Empty);
+        };
+        let (scale, level) = (spec.scale, spec.level);
+        let stage_of = |i: usize| self.stages.get(i).ok_or(PlanError::Empty);
+        let plaintext = match kind {
+            ConstantKind::Diagonals { stage, layout } => {
+                let stage = stage_of(*stage)?;
+                let per_giant = layout.products() / layout.giants;
+                let (giant, mut baby) = (index / per_giant, index % per_giant);
+                let mut tile = 0;
+                while let Some(t) = layout.tiles.get(tile).filter(|t| baby >= t.babies) {
+                    baby -= t.babies;
+                    tile += 1;
+                }
+                encoder.encode(&layout.weight_slots(giant, tile, baby, &|r, c| stage.weight(r, c)), scale, level)?
+            }
+            ConstantKind::SlotBias { stage, layout } => {
+                encoder.encode_real(&layout.replicate(&stage_of(*stage)?.bias), scale, level)?
+            }
+            ConstantKind::Dot { stage, layout } => {
+                let stage = stage_of(*stage)?;
+                let (output, chunk) = (index / layout.chunks(), index % layout.chunks());
+                let coefficients = layout.weight_coefficients(output, chunk, &|r, c| stage.weight(r, c));
+                encoder.encode_coefficients(&coefficients, scale, level)?
+            }
+            ConstantKind::DotBias { stage, layout } => {
+                let coefficients = at_positions(layout.n, &stage_of(*stage)?.bias, index, |r| layout.position(r));
+                encoder.encode_coefficients(&coefficients, scale, level)?
+            }
+            ConstantKind::Rows { stage, layout } => {
+                let stage = stage_of(*stage)?;
+                let embed = |slots: &[f64]| {
+                    let slots: Vec<_> = slots.iter().map(|&x| subrosa_program::Complex64::new(x, 0.0)).collect();
+                    encoder.slots_to_coefficients(&slots)
+                };
+                let coefficients = layout.weight_coefficients(index, &|r, c| stage.weight(r, c), embed)?;
+                encoder.encode_coefficients(&coefficients, scale, level)?
+            }
+            ConstantKind::RowsBias { stage, layout } => {
+                let mut coefficients = at_positions(layout.n, &stage_of(*stage)?.bias, index, |r| layout.position(r));
+                coefficients.iter_mut().for_each(|c| *c /= layout.period as f64);
+                encoder.encode_coefficients(&coefficients, scale, level)?
+            }
+        };
+        Ok(plaintext)
+    }
+}
+
+/// A polynomial with `values[row]` at the coefficient of each row that lies in result `output`.
+fn at_positions(n: usize, values: &[f64], output: usize, position: impl Fn(usize) -> (usize, usize)) -> Vec<f64> {
+    let mut coefficients = vec![0.0; n];
+    for (row, v) in values.iter().enumerate() {
+        let (o, at) = position(row);
+        if let (true, Some(c)) = (o == output, coefficients.get_mut(at)) {
+            *c = *v;
+        }
+    }
+    coefficients
+}
