@@ -18,6 +18,6 @@ mod single;
 mod slots;
 
 pub use chain::{InputRange, Ranges};
-pub use cost::{CostModel, CostModelError, MeasureError, Memory, Prediction, Stream, Work, predict};
+pub use cost::{CostModel, CostModelError, MeasureError, Memory, Prediction, StepWork, Stream, Work, predict};
 pub use plan::{Forecast, Plan};
 pub use search::{Alternative, PlanError, PlanRequest, Verdict, plan};

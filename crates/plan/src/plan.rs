@@ -39,8 +39,10 @@ pub struct Plan {
     pub forecast: Forecast,
     /// Time and memory, step by step.
     pub prediction: Prediction,
-    /// What else was considered, and why it was not taken.
+    /// What was considered, and why it was taken or not.
     pub alternatives: Vec<Alternative>,
+    /// What the predictions are made with.
+    pub costs: CostModel,
     /// Bounds of the values, layer by layer.
     pub ranges: Vec<Ranges>,
     /// Largest log2(QP) in use.
@@ -107,7 +109,8 @@ impl Draft {
             prepare_seconds: prediction.prepare.seconds,
             infer_seconds: prediction.infer.seconds,
         };
-        Ok(Plan { program, forecast, prediction, alternatives, ranges, log_qp, kinds, stages })
+        let costs = costs.clone();
+        Ok(Plan { program, forecast, prediction, alternatives, costs, ranges, log_qp, kinds, stages })
     }
 }
 

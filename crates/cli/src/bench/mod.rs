@@ -15,6 +15,7 @@ use subrosa_fhe::{Kernel, wire};
 use subrosa_input::{Dataset, Samples};
 use subrosa_network::{ActivationKind, Network, Polynomial, Scope, Substitutions};
 use subrosa_owner::{Owner, OwnerError, ProtectRequest, Reveal, Silent};
+use subrosa_plan::CostModel;
 use subrosa_registry::{OwnerIdentity, Passphrase, Vault};
 use subrosa_terminal::machine::{self, median};
 use subrosa_terminal::{Failure, Terminal, text};
@@ -50,6 +51,9 @@ struct Row {
     kernel: String,
     runs: usize,
     median_seconds: f64,
+    /// What the plan predicts on one thread, with costs measured in the same run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predicted_seconds: Option<f64>,
     log_n: u32,
     model_bytes: u64,
     key_bytes: u64,
@@ -69,14 +73,16 @@ struct Setting<'a> {
     wanted: &'a ClassifierFlags,
     threads: usize,
     kernel: Kernel,
+    costs: &'a CostModel,
 }
 
 pub(crate) fn classifier(terminal: &mut Terminal, wanted: &ClassifierFlags) -> Result<(), Failure> {
     let kernel = Kernel::active().map_err(|e| failure(OwnerError::Engine(e.into())))?;
     let threads = terminal.flags().threads();
+    let costs = &CostModel::measure(kernel).map_err(Failure::failed)?;
     let mut rows = Vec::new();
     let measure = |shape, encrypted_input| -> Result<Vec<Row>, Failure> {
-        Setting { shape, activation: &wanted.activation, encrypted_input, wanted, threads, kernel }.measure()
+        Setting { shape, activation: &wanted.activation, encrypted_input, wanted, threads, kernel, costs }.measure()
     };
     for encrypted_input in [false, true] {
         rows.extend(measure(&wanted.shape, encrypted_input)?);
@@ -147,6 +153,8 @@ impl Setting<'_> {
             force: false,
             fold: !self.wanted.unfolded,
             classes: None,
+            memory_limit: None,
+            costs: Some(self.costs),
         };
         let protected = owner.protect(&request, &vault, &Silent).map_err(failure)?;
         let bundle = place.join("bench.srb");
@@ -205,7 +213,13 @@ impl Setting<'_> {
         let output = &processor.program().output;
         let result_bytes =
             output.registers.len() * wire::ciphertext_len(processor.parameters(), output.level, output.degree);
+        let predicted = |what| match what {
+            "prepare" => Some(protected.forecast.prepare_seconds),
+            "infer" => Some(protected.forecast.infer_seconds),
+            _ => None,
+        };
         let row = |what, runs, median_seconds| Row {
+            predicted_seconds: predicted(what),
             what,
             setting: self.name(),
             security_bits: protected.security_bits,
@@ -269,7 +283,10 @@ impl fmt::Display for BenchReport {
             )?;
             let times = setting.iter().map(|r| {
                 let runs = if r.runs == 1 { "1 run".to_owned() } else { format!("median of {}", r.runs) };
-                [format!("  {}", r.what), text::seconds(r.median_seconds), runs]
+                let predicted = r.predicted_seconds.map_or_else(String::new, |p| {
+                    format!("{:.2} of the predicted {}", r.median_seconds / p, text::seconds(p))
+                });
+                [format!("  {}", r.what), text::seconds(r.median_seconds), runs, predicted]
             });
             f.write_str(&text::table(&times.collect::<Vec<_>>()))?;
             writeln!(

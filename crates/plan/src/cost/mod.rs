@@ -6,7 +6,7 @@ mod predict;
 mod work;
 
 pub use measure::MeasureError;
-pub use predict::{Memory, Prediction, predict};
+pub use predict::{Memory, Prediction, StepWork, predict};
 pub use work::Work;
 pub(crate) use work::{Arithmetic, KeyWork};
 
