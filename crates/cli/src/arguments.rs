@@ -275,7 +275,11 @@ fn memory(text: &str) -> Result<u64, String> {
         _ => 0.0,
     };
     let bytes = digits.trim().parse::<f64>().unwrap_or(0.0) * unit;
-    if bytes >= 1.0 && bytes < 1e18 { Ok(bytes as u64) } else { Err("write a number of bytes, as in 64MB or 2GB".into()) }
+    if (1.0..1e18).contains(&bytes) {
+        Ok(bytes as u64)
+    } else {
+        Err("write a number of bytes, as in 64MB or 2GB".into())
+    }
 }
 
 fn security(text: &str) -> Result<SecurityLevel, String> {

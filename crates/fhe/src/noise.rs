@@ -92,14 +92,7 @@ impl NoiseModel {
 
     /// The same, divided by the highest ciphertext prime (`log_top`: its log2) in the same rounding; `noise` is that of the
     /// ciphertext before.
-    pub fn key_switch_rescale(
-        &self,
-        noise: f64,
-        log_digits: &[f64],
-        log_p: f64,
-        log_top: f64,
-        products: usize,
-    ) -> f64 {
+    pub fn key_switch_rescale(&self, noise: f64, log_digits: &[f64], log_p: f64, log_top: f64, products: usize) -> f64 {
         let one = self.key_product(log_digits, log_p);
         let before = self.add(&[noise, one * (products as f64).sqrt()]);
         self.rescale(before, log_top.exp2(), 1)

@@ -166,7 +166,8 @@ pub(crate) fn traces(stages: &[Stage], samples: &[Vec<f64>]) -> Vec<Vec<Trace>> 
                 y.push(dot(row, x) + b);
             }
         }
-        let traced: Vec<Trace> = inputs.into_iter().zip(linear).map(|(input, linear)| Trace { input, linear }).collect();
+        let traced: Vec<Trace> =
+            inputs.into_iter().zip(linear).map(|(input, linear)| Trace { input, linear }).collect();
         let post = |y: &f64| match &stage.post {
             Post::Identity => *y,
             Post::Square => y * y,

@@ -110,8 +110,7 @@ impl Errors {
             let terms = coefficients.iter().enumerate().skip(1).rev();
             terms.fold(0.0, |acc, (k, c)| acc * y + k as f64 * size(*c))
         };
-        let map =
-            |(variances, t): (&Variances, &Trace)| variances.map(&t.linear, |v, y| slope(y, |c| c).powi(2) * v);
+        let map = |(variances, t): (&Variances, &Trace)| variances.map(&t.linear, |v, y| slope(y, |c| c).powi(2) * v);
         let bound = slope(largest + self.bound, f64::abs) * self.bound;
         Self { bound, samples: self.samples.iter().zip(traces).map(map).collect() }
     }

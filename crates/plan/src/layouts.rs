@@ -86,26 +86,31 @@ impl Layer {
 
 impl Known {
     /// The fold's number of stages, and the predicted cost of the layer with what its input needs.
-    fn cost(
-        &mut self,
-        d: &Diagonals,
-        source: Source,
-        level: usize,
-        keys: &KeyChooser<'_>,
-    ) -> Option<(usize, f64)> {
+    fn cost(&mut self, d: &Diagonals, source: Source, level: usize, keys: &KeyChooser<'_>) -> Option<(usize, f64)> {
         let a = &keys.arithmetic;
-        let (folds, fold) = (*self.folds.entry(d.fold_doublings()).or_insert_with(|| fold_cost(d, level.saturating_sub(1).max(1), keys)))?;
+        let (folds, fold) = (*self
+            .folds
+            .entry(d.fold_doublings())
+            .or_insert_with(|| fold_cost(d, level.saturating_sub(1).max(1), keys)))?;
         let kept = keys.per_byte * (2 * d.products() * a.polynomial_bytes(level, 0)) as f64;
         let tiles = d.tiles.len();
         let product = match source {
-            Source::Plain => a.plain_products(level, d.products()) + a.divide(level, 0, true, 2) + a.encode_slots(level, tiles),
-            Source::Encrypted => a.cipher_products(level, d.products()) + a.encode_slots(level, tiles) + a.encrypt(level, tiles),
-            Source::Periodic(_) => a.cipher_products(level, d.products()),
+            Source::Plain => {
+                a.plain_products(level, d.products()) + a.divide(level, 0, true, 2) + a.encode_slots(level, tiles)
+            }
+            Source::Encrypted => {
+                a.cipher_products(level, d.products())
+                    + a.buffers(3 * level * d.giants)
+                    + a.encode_slots(level, tiles)
+                    + a.encrypt(level, tiles)
+            }
+            Source::Periodic(_) => a.cipher_products(level, d.products()) + a.buffers(3 * level * d.giants),
         };
         let mut cost = product.seconds + kept + fold;
         if source != Source::Plain {
             for tile in &d.tiles {
-                let rotated = self.babies.entry(tile.babies).or_insert_with(|| babies_cost(tile.babies, source, level, keys));
+                let rotated =
+                    self.babies.entry(tile.babies).or_insert_with(|| babies_cost(tile.babies, source, level, keys));
                 cost += (*rotated)?;
             }
             let giants = self.giants.entry(d.giants).or_insert_with(|| {
@@ -121,7 +126,9 @@ impl Known {
 fn babies_cost(babies: usize, source: Source, level: usize, keys: &KeyChooser<'_>) -> Option<f64> {
     match babies {
         0 | 1 => Some(0.0),
-        _ => keys.best(&[rotations(babies - 1, source, level, &keys.dev, keys.primes)], babies - 1).map(|(_, cost)| cost),
+        _ => {
+            keys.best(&[rotations(babies - 1, source, level, &keys.dev, keys.primes)], babies - 1).map(|(_, cost)| cost)
+        }
     }
 }
 
@@ -139,7 +146,8 @@ fn fold_cost(d: &Diagonals, level: usize, keys: &KeyChooser<'_>) -> Option<(usiz
     }
     let cost = |count: u32| {
         let stages = d.fold_stages(count as usize);
-        let uses: Vec<Use> = stages.iter().map(|s| Use::rounded(&keys.dev, keys.primes, level, KeyWork::fold(s.len()))).collect();
+        let uses: Vec<Use> =
+            stages.iter().map(|s| Use::rounded(&keys.dev, keys.primes, level, KeyWork::fold(s.len()))).collect();
         let each: Option<f64> = uses.iter().zip(&stages).map(|(u, s)| Some(keys.best(&[*u], s.len())?.1)).sum();
         Some((count as usize, each?))
     };

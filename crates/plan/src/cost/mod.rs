@@ -16,8 +16,8 @@ use subrosa_fhe::Kernel;
 
 /// Rings that a model knows, by log2 of their degree; one figure of [`CostModel::butterfly`] each.
 pub(crate) const LOG_N: std::ops::RangeInclusive<u32> = 11..=16;
-/// No machine needs so many nanoseconds for one word.
-const IMPLAUSIBLE_NANOSECONDS: f64 = 1e7;
+/// No machine needs so many nanoseconds for one word, or has so many bytes of cache.
+const IMPLAUSIBLE: f64 = 1e12;
 
 /// Costs of the engine's inner loops on one thread of one machine with one kernel, in nanoseconds.
 ///
@@ -36,17 +36,22 @@ pub struct CostModel {
     pub butterfly: [f64; 6],
     /// A modular multiply-add on a word, in a sum of several.
     pub multiply_add: f64,
-    /// A base conversion, per word of the result and prime converted from.
+    /// A base conversion, per word of the result and prime converted from, with the copies around it.
     pub convert: f64,
     /// An elementwise pass: the last step of a division, an addition; per word.
     pub elementwise: f64,
+    /// A word of a fresh buffer: set to zero, or written first.
+    pub buffer: f64,
+    /// Bytes of weights and keys that stay in the cache from one evaluation to the next; those of larger programs are read from
+    /// memory each time.
+    pub cache_bytes: f64,
     /// Packed weights times a plain input.
     pub plain_products: Stream,
     /// Packed weights times an encrypted input.
     pub cipher_products: Stream,
     /// Switching keys times digits.
     pub keys: Stream,
-    /// Encoding besides its NTTs, per slot and level of its transform (log2 of the slots).
+    /// Laying out and encoding a vector, besides its NTTs, per slot and level of its transform (log2 of the slots).
     pub encode: f64,
     /// Encrypting besides its NTTs and products, per coefficient.
     pub encrypt: f64,
@@ -54,13 +59,14 @@ pub struct CostModel {
     pub step: f64,
 }
 
-/// The cost of reading packed residues once and using them: what the arithmetic or what the memory takes, if that is more.
+/// The cost of reading packed residues once and using them: what the arithmetic takes, or the memory if they come from there and
+/// that is more.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stream {
-    /// Of a residue that is in the cache.
+    /// Of a residue.
     pub word: f64,
-    /// Of a byte that is not.
+    /// Of a byte from memory.
     pub byte: f64,
 }
 
@@ -86,7 +92,7 @@ pub enum CostModelError {
         source: serde_json::Error,
     },
     /// A figure that is zero, negative or absurd.
-    #[error("the cost model {} says {value} ns for {what}: write it anew with `subrosa bench primitives`", path.display())]
+    #[error("the cost model {} says {value} for {what}: write it anew with `subrosa bench primitives`", path.display())]
     Implausible {
         /// The file.
         path: PathBuf,
@@ -118,7 +124,7 @@ impl CostModel {
         let text = std::fs::read_to_string(path).map_err(io)?;
         let format = |source| CostModelError::Format { path: path.into(), source };
         let model: Self = serde_json::from_str(&text).map_err(format)?;
-        let plausible = |v: f64| v > 0.0 && v < IMPLAUSIBLE_NANOSECONDS;
+        let plausible = |v: f64| v > 0.0 && v < IMPLAUSIBLE;
         match model.figures().into_iter().find(|(_, v)| !plausible(*v)) {
             Some((what, value)) => Err(CostModelError::Implausible { path: path.into(), what, value }),
             None => Ok(model),
@@ -131,6 +137,8 @@ impl CostModel {
             ("multiply_add", self.multiply_add),
             ("convert", self.convert),
             ("elementwise", self.elementwise),
+            ("buffer", self.buffer),
+            ("cache_bytes", self.cache_bytes),
             ("plain_products.word", self.plain_products.word),
             ("plain_products.byte", self.plain_products.byte),
             ("cipher_products.word", self.cipher_products.word),

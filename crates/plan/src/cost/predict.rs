@@ -64,10 +64,12 @@ pub fn predict(program: &Program, model: &CostModel) -> Prediction {
     let arithmetic = Arithmetic::new(model, spec.log_n, &spec.ciphertext_primes, &spec.special_primes);
     let shapes = program.keys.iter().map(|k| (k.id, k.shape)).collect();
     let mut walk = Walk { program, arithmetic, shapes, registers: BTreeMap::new() };
+    let memory = walk.memory();
+    walk.arithmetic = walk.arithmetic.with_resident(memory.bytes());
     let prepare = walk.prepare();
     let steps: Vec<StepWork> = program.steps.iter().map(|step| walk.step(step)).collect();
     let infer = steps.iter().fold(Work::default(), |sum, s| sum + s.work);
-    Prediction { prepare, steps, infer, memory: walk.memory() }
+    Prediction { prepare, steps, infer, memory }
 }
 
 impl Walk<'_> {
@@ -117,7 +119,7 @@ impl Walk<'_> {
                     InputLayout::Diagonals(d) => d.products(),
                     InputLayout::CoefficientDot(_) => 0,
                 };
-                (level, a.plain_products(level, products))
+                (level, a.plain_products(level, products) + a.buffers(2 * level))
             }
             Step::DiagonalsCipher { layout, weights, rescale, dst, .. } => {
                 let level = self.level_of(*weights);
@@ -132,14 +134,18 @@ impl Walk<'_> {
                 self.registers.extend((0..layout.outputs()).map(|o| (dst + o, (level, degree))));
                 let products = layout.outputs() * layout.chunks();
                 let weight_bytes = (2 * products * a.polynomial_bytes(level, 0)) as u64;
-                (level, Work { products, weight_bytes, ..a.multiply_adds(multiplied * products * level) })
+                let work =
+                    a.multiply_adds(multiplied * products * level) + a.buffers((degree + 1) * layout.outputs() * level);
+                (level, Work { products, weight_bytes, ..work })
             }
             Step::CoefficientRows { layout, src, weights, dst } => {
                 let (level, degree) = self.held(*src);
                 let products = layout.outputs();
                 self.registers.extend((0..products).map(|o| (dst + o, (level, degree + 1))));
                 let weight_bytes = (2 * products * a.polynomial_bytes(self.level_of(*weights), 0)) as u64;
-                (level, Work { products, weight_bytes, ..a.multiply_adds(2 * (degree + 1) * products * level) })
+                let work =
+                    a.multiply_adds(2 * (degree + 1) * products * level) + a.buffers((degree + 2) * products * level);
+                (level, Work { products, weight_bytes, ..work })
             }
             Step::AddConstant { reg, .. } => {
                 let (level, _) = self.held(*reg);
@@ -158,7 +164,7 @@ impl Walk<'_> {
                 let ((level, dx), (other, dy)) = (self.held(*x), self.held(*y));
                 let level = level.min(other);
                 self.registers.insert(*dst, (level, dx + dy));
-                (level, a.multiply_adds((dx + 1) * (dy + 1) * level))
+                (level, a.multiply_adds((dx + 1) * (dy + 1) * level) + a.buffers((dx + dy + 1) * level))
             }
             Step::Relinearize { reg, rescale } => {
                 let (level, degree) = self.held(*reg);
@@ -174,7 +180,12 @@ impl Walk<'_> {
             Step::MultiplyScalar { src, dst, .. } => {
                 let (level, degree) = self.held(*src);
                 self.registers.insert(*dst, (level, degree));
-                (level, a.encode_coefficients(level, 1) + a.multiply_adds((degree + 1) * level))
+                (
+                    level,
+                    a.encode_coefficients(level, 1)
+                        + a.multiply_adds((degree + 1) * level)
+                        + a.buffers((degree + 1) * level),
+                )
             }
             Step::AddScalar { reg, .. } => {
                 let (level, _) = self.held(*reg);
@@ -187,7 +198,7 @@ impl Walk<'_> {
             Step::DropLevel { src, level, dst } => {
                 let (_, degree) = self.held(*src);
                 self.registers.insert(*dst, (*level, degree));
-                (*level, a.elementwise((degree + 1) * level))
+                (*level, a.buffers((degree + 1) * level))
             }
         };
         StepWork { level, work: work + a.step() }
@@ -202,7 +213,10 @@ impl Walk<'_> {
         let rotated = layout.tiles.iter().map(|t| babies(t.babies)).fold(Work::default(), |sum, w| sum + w);
         let square = KeyId::new(Galois::IDENTITY, 2);
         let giants = self.switch(KeyWork::giants(layout.giants, rescale), level, square);
-        rotated + self.arithmetic.cipher_products(level, layout.products()) + giants
+        rotated
+            + self.arithmetic.cipher_products(level, layout.products())
+            + self.arithmetic.buffers(3 * level * layout.giants)
+            + giants
     }
 }
 

@@ -94,7 +94,12 @@ impl KeyWork {
     /// The same `count` times.
     pub fn times(self, count: usize) -> Self {
         let Self { decompositions, products, divisions, rescale } = self;
-        Self { decompositions: decompositions * count, products: products * count, divisions: divisions * count, rescale }
+        Self {
+            decompositions: decompositions * count,
+            products: products * count,
+            divisions: divisions * count,
+            rescale,
+        }
     }
 
     fn switched(components: usize, rescale: bool) -> Self {
@@ -109,6 +114,8 @@ pub(crate) struct Arithmetic<'a> {
     n: usize,
     /// One NTT.
     ntt: f64,
+    /// Bytes of the whole program, where that is known.
+    resident: u64,
     /// Whole bytes of a residue of each ciphertext prime, and of each special prime.
     ciphertext: Vec<usize>,
     special: Vec<usize>,
@@ -124,10 +131,16 @@ impl<'a> Arithmetic<'a> {
         Self {
             model,
             n,
+            resident: 0,
             ntt: butterfly * (n / 2) as f64 * f64::from(log_n),
             ciphertext: widths(ciphertext),
             special: widths(special),
         }
+    }
+
+    /// The same for a program of which so many bytes are kept.
+    pub fn with_resident(self, bytes: u64) -> Self {
+        Self { resident: bytes, ..self }
     }
 
     /// Bytes of a polynomial at `level` with `specials` special primes.
@@ -156,6 +169,11 @@ impl<'a> Arithmetic<'a> {
         self.time(self.model.elementwise * (self.n * limbs) as f64)
     }
 
+    /// Fresh buffers of `limbs` limbs: of sums and of results.
+    pub fn buffers(&self, limbs: usize) -> Work {
+        self.time(self.model.buffer * (self.n * limbs) as f64)
+    }
+
     /// Multiply-adds of `limbs` pairs of limbs.
     pub fn multiply_adds(&self, limbs: usize) -> Work {
         self.time(self.model.multiply_add * (self.n * limbs) as f64)
@@ -166,7 +184,7 @@ impl<'a> Arithmetic<'a> {
         self.decompose(level, shape) * work.decompositions
             + self.key_product(level, shape) * work.products
             + self.divide(level, shape.specials, work.rescale, 2) * work.divisions
-            + self.elementwise(2 * level * work.products)
+            + self.elementwise(level * work.products)
     }
 
     /// l inverse NTTs, then each digit converted to all other limbs and transformed.
@@ -194,9 +212,11 @@ impl<'a> Arithmetic<'a> {
         if dropped == 0 {
             return Work::default();
         }
+        let accumulated = if specials > 0 { level + specials } else { 0 };
         let each = self.ntts(dropped + kept)
             + self.time(self.model.convert * (self.n * dropped * kept) as f64)
-            + self.elementwise(kept);
+            + self.elementwise(kept)
+            + self.buffers(accumulated + kept);
         each * parts
     }
 
@@ -222,9 +242,10 @@ impl<'a> Arithmetic<'a> {
         (self.time(transform) + self.ntts(level)) * polynomials
     }
 
-    /// Encoding `polynomials` vectors of coefficients at `level`: no transform but the NTTs, one pass a limb.
+    /// Encoding `polynomials` vectors of coefficients at `level`: no transform but the NTTs; laying out and rounding a coefficient
+    /// takes about as long as two levels of a slot's transform.
     pub fn encode_coefficients(&self, level: usize, polynomials: usize) -> Work {
-        (self.time(self.model.encode * self.n as f64) + self.elementwise(level) + self.ntts(level)) * polynomials
+        (self.time(2.0 * self.model.encode * self.n as f64) + self.ntts(level)) * polynomials
     }
 
     /// Encrypting `polynomials` plaintexts with the public key: three samples, two products.
@@ -234,7 +255,9 @@ impl<'a> Arithmetic<'a> {
     }
 
     fn stream(&self, stream: Stream, words: usize, bytes: usize) -> Work {
-        self.time((stream.word * words as f64).max(stream.byte * bytes as f64))
+        let from_memory = self.resident.max(bytes as u64) as f64 > self.model.cache_bytes;
+        let read = if from_memory { stream.byte * bytes as f64 } else { 0.0 };
+        self.time(read.max(stream.word * words as f64))
     }
 
     fn time(&self, nanoseconds: f64) -> Work {

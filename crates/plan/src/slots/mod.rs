@@ -49,7 +49,12 @@ struct Draftsman<'a> {
 
 /// A program for this choice, without its keys; `None` if it does not fit. Given the keys' shapes its error is forecast, else the
 /// error is a number without meaning.
-pub(crate) fn draft(task: &Task<'_>, ring: &mut RingContext, choice: &Choice, shapes: Option<&Shapes>) -> Option<Draft> {
+pub(crate) fn draft(
+    task: &Task<'_>,
+    ring: &mut RingContext,
+    choice: &Choice,
+    shapes: Option<&Shapes>,
+) -> Option<Draft> {
     let (first, last) = (task.stages.first()?, task.stages.last()?);
     let (layer, hidden) = choice.layers.split_first()?;
     let scales = scales(task, ring, choice)?;
@@ -126,7 +131,10 @@ pub(crate) fn cheapest_layers(
         let layer = Layer::cheapest(stage, ring.slots(), source, level, &keys, giants.filter(|_| i == 0))?;
         source = Source::Periodic(layer.layout.row_period);
         layers.push(layer);
-        level = level.checked_sub(1 + post_drops(&stage.post, choice.precision, ring.log_n).len()).filter(|&l| l > 0).unwrap_or(1);
+        level = level
+            .checked_sub(1 + post_drops(&stage.post, choice.precision, ring.log_n).len())
+            .filter(|&l| l > 0)
+            .unwrap_or(1);
     }
     Some(layers)
 }
