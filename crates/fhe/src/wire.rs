@@ -157,7 +157,7 @@ impl KeySwitchKey {
         Ok(out)
     }
 
-    /// Reads exactly one packed key and expands its uniform halves. The security table is checked again.
+    /// Reads exactly one packed key. The security table is checked again.
     pub fn from_bytes(parameters: &Parameters, bytes: &[u8]) -> Result<Self, FheError> {
         let mut reader = Reader::new(SWITCH_KEY, parameters, bytes)?;
         let [level, specials, digit, power, conjugate, zero] = reader.array()?;

@@ -5,7 +5,8 @@
 //! ciphertexts, group after group). The owner's stored copy has the same sections, another kind and no signature.
 
 use crate::container::{Container, ContainerError, ContainerWriter, FileInfo, SignFn, Signer};
-use crate::program::Program;
+use crate::program::{KeyRequirement, Program};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use subrosa_fhe::{EvaluationKeys, FheError, Kernel, KeySwitchKey, Parameters, PublicKey, SeededCiphertext, wire};
@@ -121,24 +122,24 @@ impl Bundle {
         PublicKey::from_bytes(parameters, bytes).map(Some).map_err(self.unusable(PUBLIC_KEY))
     }
 
-    /// All evaluation keys of the program.
+    /// All evaluation keys of the program, prepared for products on all threads of the pool.
     pub fn keys(&self, parameters: &Parameters) -> Result<EvaluationKeys, FileError> {
         let mut rest = self.container.section(KEYS)?;
-        let mut keys = EvaluationKeys::new();
+        let mut packed = Vec::with_capacity(self.program.keys.len());
         for needed in &self.program.keys {
-            let length = wire::switch_key_len(parameters, needed.shape);
-            let bytes = self.take(&mut rest, length, KEYS)?;
+            packed.push((needed, self.take(&mut rest, wire::switch_key_len(parameters, needed.shape), KEYS)?));
+        }
+        if !rest.is_empty() {
+            return Err(self.unusable(KEYS)("there are keys that the program does not name"));
+        }
+        let prepare = |(needed, bytes): &(&KeyRequirement, &[u8])| {
             let key = KeySwitchKey::from_bytes(parameters, bytes).map_err(self.unusable(KEYS))?;
             if key.id() != needed.id || key.shape() != needed.shape {
                 return Err(self.unusable(KEYS)("a key is not the one the program names"));
             }
-            keys.insert(key);
-        }
-        if rest.is_empty() {
-            Ok(keys)
-        } else {
-            Err(self.unusable(KEYS)("there are keys that the program does not name"))
-        }
+            key.prepare(parameters).map_err(self.unusable(KEYS))
+        };
+        packed.par_iter().map(prepare).collect::<Result<Vec<_>, _>>().map(EvaluationKeys::from_iter)
     }
 
     /// The packed ciphertexts of each group of constants, in order.

@@ -27,7 +27,7 @@ fn time_ns(mut work: impl FnMut()) -> (f64, f64) {
 fn main() -> Result<(), RingError> {
     println!("kernel      log N  bits      forward ns      inverse ns    ns/butterfly dot ns/pair/word");
     for kernel in Kernel::all_available() {
-        for bits in [45, 50] {
+        for bits in [45, 48, 50] {
             for log_n in 12..=15 {
                 let prime = primes::find(log_n, bits, 1, &[])?[0];
                 let table = NttTable::new(log_n, Modulus::new(prime)?, kernel)?;

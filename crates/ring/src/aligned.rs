@@ -11,9 +11,9 @@ const SLACK: usize = ALIGNMENT / size_of::<u64>() - 1;
 
 /// A fixed-length buffer of 64-bit words whose first word starts a 64-byte line.
 ///
-/// It is not wiped on drop: holders of secrets call [`Zeroize::zeroize`].
+/// It is not wiped on drop, and its memory is used again: holders of secrets call [`Zeroize::zeroize`].
 pub struct AlignedVec {
-    /// `len + SLACK` words, never resized, so that `start` stays aligned.
+    /// `len + SLACK` words or more, never resized, so that `start` stays aligned.
     words: Vec<u64>,
     start: usize,
     len: usize,
@@ -22,9 +22,76 @@ pub struct AlignedVec {
 impl AlignedVec {
     /// A buffer of `len` zero words.
     pub fn zeroed(len: usize) -> Self {
+        match Self::reused(len) {
+            Some(mut buffer) => {
+                buffer.fill(0);
+                buffer
+            }
+            None => Self::fresh(len),
+        }
+    }
+
+    /// A buffer of `len` words with unspecified contents: zeros, or what an earlier buffer of this thread left.
+    pub fn unspecified(len: usize) -> Self {
+        Self::reused(len).unwrap_or_else(|| Self::fresh(len))
+    }
+
+    fn fresh(len: usize) -> Self {
         let words = vec![0u64; len + SLACK];
         let start = aligned_start(&words);
         AlignedVec { words, start, len }
+    }
+
+    /// A buffer that this thread dropped, if one fits without wasting more than half of it.
+    fn reused(len: usize) -> Option<Self> {
+        if len < LEAST_KEPT {
+            return None;
+        }
+        let words = FREE.try_with(|free| free.borrow_mut().take(len + SLACK)).ok().flatten()?;
+        let start = aligned_start(&words);
+        Some(AlignedVec { words, start, len })
+    }
+}
+
+impl Drop for AlignedVec {
+    /// Keeps the memory for the next buffer of this thread.
+    fn drop(&mut self) {
+        if self.words.len() >= LEAST_KEPT {
+            let words = std::mem::take(&mut self.words);
+            // No place to keep it while the thread ends: then it is freed.
+            let _ = FREE.try_with(|free| free.borrow_mut().put(words));
+        }
+    }
+}
+
+/// Words from which on a buffer is worth keeping: allocators give larger ones back to the system at once, and touching
+/// fresh pages costs more than the arithmetic done on them.
+const LEAST_KEPT: usize = 1 << 12;
+/// Words that a thread keeps at most: 64 MiB.
+const MOST_KEPT: usize = 1 << 23;
+
+/// Buffers that were dropped, the latest last: it is the likeliest to be in the caches still.
+struct FreeBuffers {
+    buffers: Vec<Vec<u64>>,
+    words: usize,
+}
+
+impl FreeBuffers {
+    fn take(&mut self, len: usize) -> Option<Vec<u64>> {
+        let index = self.buffers.iter().rposition(|words| (len..2 * len).contains(&words.len()))?;
+        let words = self.buffers.remove(index);
+        self.words -= words.len();
+        Some(words)
+    }
+
+    fn put(&mut self, words: Vec<u64>) {
+        while self.words + words.len() > MOST_KEPT && !self.buffers.is_empty() {
+            self.words -= self.buffers.remove(0).len();
+        }
+        if words.len() <= MOST_KEPT {
+            self.words += words.len();
+            self.buffers.push(words);
+        }
     }
 }
 
@@ -57,11 +124,9 @@ impl Default for AlignedVec {
 
 impl Clone for AlignedVec {
     fn clone(&self) -> Self {
-        let mut words: Vec<u64> = Vec::with_capacity(self.len + SLACK);
-        let start = words.as_ptr().align_offset(ALIGNMENT).min(SLACK);
-        words.resize(start, 0);
-        words.extend_from_slice(self);
-        AlignedVec { words, start, len: self.len }
+        let mut copy = Self::unspecified(self.len);
+        copy.copy_from_slice(self);
+        copy
     }
 }
 
@@ -81,6 +146,7 @@ impl Zeroize for AlignedVec {
 }
 
 thread_local! {
+    static FREE: RefCell<FreeBuffers> = const { RefCell::new(FreeBuffers { buffers: Vec::new(), words: 0 }) };
     /// Scratch buffers of this thread, reused so that transforms do not allocate.
     static SCRATCH: RefCell<Vec<AlignedVec>> = const { RefCell::new(Vec::new()) };
 }

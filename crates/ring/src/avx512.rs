@@ -9,6 +9,7 @@ mod arith;
 pub(crate) mod convert;
 pub(crate) mod limb;
 pub(crate) mod ntt;
+pub(crate) mod sampler;
 pub(crate) mod stream;
 
 /// Proof that this machine has the instructions of this kernel; can only be made by [`Token::detect`].

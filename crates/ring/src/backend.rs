@@ -29,6 +29,11 @@ impl Backend {
         }
     }
 
+    /// The best implementation for this machine, for work that has no kernel to follow: all give the same results.
+    pub(crate) fn best() -> Backend {
+        Kernel::all_available().first().map_or(Backend::Portable, |&kernel| Backend::of(kernel))
+    }
+
     /// The implementation for transforms of 2^log_n words: the vector kernels have a least size.
     #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
     pub(crate) fn for_ntt(self, log_n: u32) -> Backend {

@@ -85,20 +85,37 @@ impl BaseConverter {
             return;
         }
         let backend = Backend::of(kernel);
-        with_scratch((src.len() + 1) * n, |scratch| {
-            let (limbs, overflow) = scratch.split_at_mut(src.len() * n);
-            for (limb, src) in limbs.chunks_exact_mut(n).zip(src) {
-                limb.copy_from_slice(src);
+        match src {
+            [only] => {
+                for (target, dst) in self.targets.iter().zip(dst) {
+                    lift_centered(&target.modulus, dst, only, &self.sources[0].modulus, backend);
+                }
             }
-            self.prepare(limbs, overflow, backend);
-            for (j, dst) in dst.iter_mut().enumerate() {
-                self.write_target(j, limbs, overflow, dst, backend);
+            _ => self.convert_tiles(src, dst, backend),
+        }
+    }
+
+    /// Tile by tile, so that the sources are in first-level cache for all targets.
+    fn convert_tiles(&self, src: &[&[u64]], dst: &mut [&mut [u64]], backend: Backend) {
+        let n = src[0].len();
+        let tile = (TILE_WORDS / (src.len() + 2)).next_power_of_two().min(n);
+        with_scratch((src.len() + 1) * tile, |scratch| {
+            for start in (0..n).step_by(tile) {
+                let range = start..n.min(start + tile);
+                let (scaled, overflow) = scratch[..(src.len() + 1) * range.len()].split_at_mut(src.len() * range.len());
+                for (scaled, src) in scaled.chunks_exact_mut(range.len()).zip(src) {
+                    scaled.copy_from_slice(&src[range.clone()]);
+                }
+                self.prepare(scaled, overflow, backend);
+                for (j, dst) in dst.iter_mut().enumerate() {
+                    self.write_target(j, scaled, overflow, &mut dst[range.clone()], backend);
+                }
             }
         });
     }
 
     /// First step, in place: x_i becomes y_i for all source limbs (n words each), and `overflow` (n words) the v above.
-    pub(crate) fn prepare(&self, limbs: &mut [u64], overflow: &mut [u64], backend: Backend) {
+    fn prepare(&self, limbs: &mut [u64], overflow: &mut [u64], backend: Backend) {
         match backend {
             Backend::Portable => portable::convert::prepare(&self.sources, limbs, overflow),
             #[cfg(target_arch = "x86_64")]
@@ -109,7 +126,7 @@ impl BaseConverter {
     }
 
     /// Second step: the limb of the j-th target prime, from the results of `prepare`.
-    pub(crate) fn write_target(&self, j: usize, limbs: &[u64], overflow: &[u64], out: &mut [u64], backend: Backend) {
+    fn write_target(&self, j: usize, limbs: &[u64], overflow: &[u64], out: &mut [u64], backend: Backend) {
         match backend {
             Backend::Portable => portable::convert::accumulate(&self.targets[j], limbs, overflow, out),
             #[cfg(target_arch = "x86_64")]
@@ -117,6 +134,20 @@ impl BaseConverter {
             #[cfg(target_arch = "x86_64")]
             Backend::Avx512(token) => avx512::convert::accumulate(token, &self.targets[j], limbs, overflow, out),
         }
+    }
+}
+
+/// Words of one tile in all its slices, which should not exceed half of a first-level cache.
+const TILE_WORDS: usize = 2048;
+
+/// See [`crate::NttTable::lift_centered`].
+fn lift_centered(p: &Modulus, out: &mut [u64], src: &[u64], from: &Modulus, backend: Backend) {
+    match backend {
+        Backend::Portable => portable::limb::lift_centered(p, out, src, from),
+        #[cfg(target_arch = "x86_64")]
+        Backend::Avx2(token) => avx2::limb::lift_centered(token, p, out, src, from),
+        #[cfg(target_arch = "x86_64")]
+        Backend::Avx512(token) => avx512::limb::lift_centered(token, p, out, src, from),
     }
 }
 

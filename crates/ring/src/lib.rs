@@ -46,4 +46,4 @@ pub use modulus::{MAX_MODULUS_BITS, Modulus};
 pub use ntt_table::NttTable;
 pub use poly::RnsPoly;
 pub use ring::Ring;
-pub use stream::WeightStream;
+pub use stream::{TurnedProduct, WeightStream};

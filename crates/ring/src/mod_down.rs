@@ -1,7 +1,6 @@
 //! Division by some of a ring's primes.
 
 use crate::aligned::with_scratch;
-use crate::backend::Backend;
 use crate::{BaseConverter, Ring, RingError, RnsPoly};
 
 /// Divides by the product D of the dropped primes, rounding to the nearest integer: x becomes (x - r) / D with r the
@@ -53,7 +52,7 @@ impl ModDown {
 
     /// round(x / D) for x in NTT form with the ring's limbs; the result is in NTT form with the kept limbs, in the order of `kept`.
     pub fn apply(&self, x: &RnsPoly) -> RnsPoly {
-        let mut out = RnsPoly::zero(self.kept_ring.n(), self.kept.len());
+        let mut out = RnsPoly::unspecified(self.kept_ring.n(), self.kept.len());
         self.apply_into(x, &mut out);
         out
     }
@@ -63,17 +62,15 @@ impl ModDown {
         let n = self.kept_ring.n();
         assert_eq!((x.n(), x.limbs()), (n, self.limbs), "the polynomial must have the ring's limbs");
         assert_eq!((out.n(), out.limbs()), (n, self.kept.len()), "the result must have the kept limbs");
-        let backend = Backend::of(self.kept_ring.kernel());
-        with_scratch((self.dropped.len() + 1) * n, |scratch| {
-            let (limbs, overflow) = scratch.split_at_mut(self.dropped.len() * n);
-            for ((i, &index), limb) in self.dropped.iter().enumerate().zip(limbs.chunks_exact_mut(n)) {
-                limb.copy_from_slice(x.limb(index));
-                self.dropped_ring.table(i).inverse(limb);
+        with_scratch(self.dropped.len() * n, |scratch| {
+            for ((i, &index), limb) in self.dropped.iter().enumerate().zip(scratch.chunks_exact_mut(n)) {
+                self.dropped_ring.table(i).inverse_into(x.limb(index), limb);
             }
-            self.converter.prepare(limbs, overflow, backend);
-            for (j, (&index, &inverse)) in self.kept.iter().zip(&self.inverses).enumerate() {
-                let (table, out) = (self.kept_ring.table(j), out.limb_mut(j));
-                self.converter.write_target(j, limbs, overflow, out, backend);
+            let dropped: Vec<&[u64]> = scratch.chunks_exact(n).collect();
+            let mut kept: Vec<&mut [u64]> = out.limbs_iter_mut().collect();
+            self.converter.convert(&dropped, &mut kept, self.kept_ring.kernel());
+            for (j, ((&index, &inverse), out)) in self.kept.iter().zip(&self.inverses).zip(kept).enumerate() {
+                let table = self.kept_ring.table(j);
                 table.forward(out);
                 table.rsub_mul_scalar_assign(out, x.limb(index), inverse);
             }

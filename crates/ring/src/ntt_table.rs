@@ -69,26 +69,52 @@ impl NttTable {
 
     /// Transforms coefficients (natural order) into evaluations (orbit order), in place.
     pub fn forward(&self, a: &mut [u64]) {
-        assert_eq!(a.len(), self.n(), "a limb has N words");
-        with_scratch(a.len(), |scratch| match self.ntt_backend {
-            Backend::Portable => portable::ntt::forward(&self.modulus, &self.twiddles, a, scratch),
-            #[cfg(target_arch = "x86_64")]
-            Backend::Avx2(token) => avx2::ntt::forward(token, &self.modulus, &self.twiddles, a, scratch),
-            #[cfg(target_arch = "x86_64")]
-            Backend::Avx512(token) => avx512::ntt::forward(token, &self.modulus, &self.twiddles, a, scratch),
-        });
+        self.forward_from(None, a);
+    }
+
+    /// Writes the evaluations (orbit order) of the coefficients (natural order) `src` to `dst`.
+    pub fn forward_into(&self, src: &[u64], dst: &mut [u64]) {
+        self.forward_from(Some(src), dst);
     }
 
     /// Transforms evaluations (orbit order) into coefficients (natural order), in place; includes the factor 1/N.
     pub fn inverse(&self, a: &mut [u64]) {
-        assert_eq!(a.len(), self.n(), "a limb has N words");
+        self.inverse_from(None, a);
+    }
+
+    /// Writes the coefficients (natural order) of the evaluations (orbit order) `src` to `dst`.
+    pub fn inverse_into(&self, src: &[u64], dst: &mut [u64]) {
+        self.inverse_from(Some(src), dst);
+    }
+
+    fn forward_from(&self, src: Option<&[u64]>, a: &mut [u64]) {
+        self.assert_is_limb(src, a);
         with_scratch(a.len(), |scratch| match self.ntt_backend {
-            Backend::Portable => portable::ntt::inverse(&self.modulus, &self.twiddles, a, scratch),
+            Backend::Portable => portable::ntt::forward(&self.modulus, &self.twiddles, copied(src, a), scratch),
             #[cfg(target_arch = "x86_64")]
-            Backend::Avx2(token) => avx2::ntt::inverse(token, &self.modulus, &self.twiddles, a, scratch),
+            Backend::Avx2(token) => {
+                avx2::ntt::forward(token, &self.modulus, &self.twiddles, copied(src, a), scratch);
+            }
             #[cfg(target_arch = "x86_64")]
-            Backend::Avx512(token) => avx512::ntt::inverse(token, &self.modulus, &self.twiddles, a, scratch),
+            Backend::Avx512(token) => avx512::ntt::forward(token, &self.modulus, &self.twiddles, src, a, scratch),
         });
+    }
+
+    fn inverse_from(&self, src: Option<&[u64]>, a: &mut [u64]) {
+        self.assert_is_limb(src, a);
+        with_scratch(a.len(), |scratch| match self.ntt_backend {
+            Backend::Portable => portable::ntt::inverse(&self.modulus, &self.twiddles, copied(src, a), scratch),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(token) => {
+                avx2::ntt::inverse(token, &self.modulus, &self.twiddles, copied(src, a), scratch);
+            }
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx512(token) => avx512::ntt::inverse(token, &self.modulus, &self.twiddles, src, a, scratch),
+        });
+    }
+
+    fn assert_is_limb(&self, src: Option<&[u64]>, a: &[u64]) {
+        assert!(a.len() == self.n() && src.is_none_or(|src| src.len() == a.len()), "a limb has N words");
     }
 
     /// a += b.
@@ -239,6 +265,14 @@ impl NttTable {
 
 /// Most pairs of one dot product; the kernels' wide sums are sized for it.
 pub(crate) const MAX_DOT_PAIRS: usize = 1024;
+
+/// `a` with the contents of `src`, for transforms that work in place.
+fn copied<'a>(src: Option<&[u64]>, a: &'a mut [u64]) -> &'a mut [u64] {
+    if let Some(src) = src {
+        a.copy_from_slice(src);
+    }
+    a
+}
 
 #[inline]
 fn assert_equal_lengths(a: usize, b: usize) {

@@ -21,6 +21,11 @@ impl RnsPoly {
         RnsPoly { words: AlignedVec::zeroed(n * limbs), n, limbs }
     }
 
+    /// A polynomial with unspecified residues, for one that is written before it is read.
+    pub fn unspecified(n: usize, limbs: usize) -> Self {
+        RnsPoly { words: AlignedVec::unspecified(n * limbs), n, limbs }
+    }
+
     /// Words per limb (the ring degree N).
     pub fn n(&self) -> usize {
         self.n

@@ -1,9 +1,10 @@
 //! Samplers for secrets and errors; they run in constant time.
 
 use crate::RingError;
+use crate::backend::Backend;
 pub use chacha20::ChaCha20Rng;
 use rand_core::{CryptoRng, SeedableRng};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 /// Standard deviation of the error distribution, as in the Homomorphic Encryption Standard.
 pub const SIGMA: f64 = 3.19;
@@ -45,28 +46,47 @@ pub fn ternary(n: usize, rng: &mut impl CryptoRng) -> Zeroizing<Vec<i64>> {
 /// Each value inverts the cumulative distribution of |X| at a 127-bit random number by a scan of the whole table, and takes
 /// a random sign. The table ends where the tail falls below 2^-127, beyond 13 sigma.
 pub fn gaussian(n: usize, rng: &mut impl CryptoRng) -> Zeroizing<Vec<i64>> {
-    const BATCH: usize = 32;
     let mut values = Zeroizing::new(vec![0i64; n]);
     let mut bytes = Zeroizing::new([0u8; 16 * BATCH]);
+    let backend = Backend::best();
     for batch in values.chunks_mut(BATCH) {
         rng.fill_bytes(&mut *bytes);
-        for (value, word) in batch.iter_mut().zip(bytes.as_chunks::<16>().0) {
-            let mut random = u128::from_le_bytes(*word);
-            *value = gaussian_value(random);
-            random.zeroize();
+        match backend {
+            Backend::Portable => gaussian_batch(&bytes, batch),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(token) => crate::avx2::sampler::gaussian_batch(token, &bytes, batch),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx512(token) => crate::avx512::sampler::gaussian_batch(token, &bytes, batch),
         }
     }
     values
 }
 
-/// The low 127 bits choose the magnitude, the top bit the sign.
-#[inline]
-fn gaussian_value(random: u128) -> i64 {
-    let position = random & (u128::MAX >> 1);
-    // position - bound is negative exactly if position < bound; both are below 2^127.
-    let magnitude: i64 = CUMULATIVE.iter().map(|&bound| 1 - (position.wrapping_sub(bound) >> 127) as i64).sum();
-    let sign = -((random >> 127) as i64);
-    (magnitude ^ sign) - sign
+/// Values of one batch: the compiler makes vectors of them.
+pub(crate) const BATCH: usize = 64;
+
+/// At most `BATCH` values, each from 16 bytes: the low 127 bits choose the magnitude, the top bit the sign. Compiled once for each kernel.
+#[inline(always)]
+pub(crate) fn gaussian_batch(bytes: &[u8; 16 * BATCH], out: &mut [i64]) {
+    let (mut low, mut high) = (Zeroizing::new([0u64; BATCH]), Zeroizing::new([0u64; BATCH]));
+    for ((low, high), word) in low.iter_mut().zip(high.iter_mut()).zip(bytes.as_chunks::<16>().0) {
+        let word = u128::from_le_bytes(*word);
+        (*low, *high) = (word as u64, (word >> 64) as u64);
+    }
+    // One less for each bound above the position.
+    let mut magnitudes = Zeroizing::new([CUMULATIVE.len() as u64; BATCH]);
+    for bound in CUMULATIVE {
+        let (bound_low, bound_high) = (bound as u64, (bound >> 64) as u64);
+        for ((magnitude, &low), &high) in magnitudes.iter_mut().zip(low.iter()).zip(high.iter()) {
+            // The high word of position - bound, negative exactly if position < bound: both are below 2^127.
+            let borrow = u64::from(low < bound_low);
+            *magnitude -= (high & (u64::MAX >> 1)).wrapping_sub(bound_high).wrapping_sub(borrow) >> 63;
+        }
+    }
+    for ((value, &magnitude), &high) in out.iter_mut().zip(magnitudes.iter()).zip(high.iter()) {
+        let sign = -((high >> 63) as i64);
+        *value = (magnitude as i64 ^ sign) - sign;
+    }
 }
 
 /// floor(2^127 * P(|X| <= k)) for k = 0, 1, ..., for the discrete Gaussian with sigma = 3.19.

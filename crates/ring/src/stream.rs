@@ -7,7 +7,7 @@
 use crate::aligned::with_scratch;
 use crate::backend::Backend;
 use crate::pages::prefer_large_pages;
-use crate::{Kernel, Modulus, Ring, RnsPoly, portable};
+use crate::{Galois, Kernel, Modulus, Ring, RnsPoly, portable};
 #[cfg(target_arch = "x86_64")]
 use crate::{avx2, avx512};
 use rayon::prelude::*;
@@ -68,6 +68,72 @@ pub(crate) struct Shifted<'a> {
     pub(crate) words: &'a [u64],
     /// The shifts `0..count` are multiplied.
     pub(crate) count: usize,
+}
+
+/// One summand of [`WeightStream::sum_turned_products`]: weights (of one group) times the inputs under an automorphism.
+pub struct TurnedProduct<'a> {
+    /// The weights; term t is the factor of input t. Terms without input are left out.
+    pub weights: &'a WeightStream,
+    /// The limbs of the inputs, in NTT form.
+    pub inputs: &'a [Vec<&'a [u64]>],
+    /// The automorphism that is applied to each input.
+    pub galois: Galois,
+}
+
+/// A part of one limb of a [`TurnedProduct`].
+pub(crate) struct Turned<'a> {
+    pub(crate) weights: Packed<'a>,
+    /// Terms that the weights have; those of inputs are the first.
+    pub(crate) terms: usize,
+    /// One limb of each input, N words.
+    pub(crate) inputs: &'a [&'a [u64]],
+    galois: Galois,
+    half: usize,
+}
+
+/// Where the values of a block of points come from.
+#[derive(Clone, Copy)]
+pub(crate) struct BlockSource {
+    /// First word of the half that is read.
+    base: usize,
+    /// Place of the first value in that half; the half's beginning follows its end.
+    at: usize,
+    half: usize,
+}
+
+impl Turned<'_> {
+    /// The source of the points from `point` on, which are in one half.
+    #[inline]
+    pub(crate) fn source(&self, point: usize) -> BlockSource {
+        let half = self.half;
+        let base = if (point >= half) != self.galois.conjugate { half } else { 0 };
+        BlockSource { base, at: (point + self.galois.rotation as usize) % half, half }
+    }
+}
+
+impl BlockSource {
+    /// The block's values in a limb: a slice of it, or a copy where the half ends inside.
+    #[inline]
+    pub(crate) fn words<'a>(&self, limb: &'a [u64], len: usize, wrapped: &'a mut [u64; BLOCK]) -> &'a [u64] {
+        let half = &limb[self.base..self.base + self.half];
+        match half.get(self.at..self.at + len) {
+            Some(words) => words,
+            None => {
+                let (end, start) = (&half[self.at..], &half[..len + self.at - self.half]);
+                wrapped[..end.len()].copy_from_slice(end);
+                wrapped[end.len()..len].copy_from_slice(start);
+                &wrapped[..len]
+            }
+        }
+    }
+
+    /// The same for a whole block.
+    #[inline]
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn block<'a>(&self, limb: &'a [u64], wrapped: &'a mut [u64; BLOCK]) -> &'a [u64; BLOCK] {
+        const EMPTY: [u64; BLOCK] = [0; BLOCK];
+        self.words(limb, BLOCK, wrapped).first_chunk().unwrap_or(&EMPTY)
+    }
 }
 
 /// A range of points of one limb of the results.
@@ -221,26 +287,68 @@ impl WeightStream {
         });
     }
 
+    /// `acc[c] += sum_products sum_t W[t][c] * sigma(x_t)`, or `acc[c] = ...` if `replace`. The streams have one group. The first `kept` limbs of `acc` and of the
+    /// inputs are the streams' first, the others the streams' last: a stream may have more limbs in between.
+    ///
+    /// Uses the threads of the current rayon pool. Sizes that don't fit together are a bug of the caller and panic.
+    pub fn sum_turned_products(
+        ring: &Ring,
+        mut acc: [&mut RnsPoly; 2],
+        replace: bool,
+        kept: usize,
+        products: &[TurnedProduct<'_>],
+    ) {
+        let (n, limbs) = (ring.n(), ring.limbs());
+        let block = BLOCK.min(n / 2);
+        let own_limb = |product: &TurnedProduct<'_>, i: usize| {
+            if i < kept { i } else { product.weights.limbs.len() + i - limbs }
+        };
+        assert!(acc.iter().all(|poly| (poly.n(), poly.limbs()) == (n, limbs)), "the sums must have the ring's limbs");
+        for product in products {
+            let weights = product.weights;
+            assert!(weights.groups == 1 && product.inputs.len() <= weights.terms, "one weight for each input");
+            assert!(
+                (0..limbs).all(|i| weights.ring.modulus(own_limb(product, i)) == ring.modulus(i)),
+                "the primes differ"
+            );
+            let has_limbs = |x: &Vec<&[u64]>| x.len() == limbs && x.iter().all(|limb| limb.len() == n);
+            assert!(product.inputs.iter().all(has_limbs), "inputs must have the ring's limbs");
+        }
+        let residues = products.iter().map(|product| product.inputs.len()).sum::<usize>() * n;
+        for_each_task(n, limbs, residues, block, &mut acc, |task| {
+            let limbs_of_inputs: Vec<Vec<&[u64]>> =
+                products.iter().map(|product| product.inputs.iter().filter_map(|x| x.get(task.limb).copied()).collect()).collect();
+            let turned: Vec<Turned<'_>> = products
+                .iter()
+                .zip(&limbs_of_inputs)
+                .map(|(product, inputs)| Turned {
+                    weights: product.weights.packed_from(own_limb(product, task.limb), task.start),
+                    terms: product.weights.terms,
+                    inputs,
+                    galois: product.galois,
+                    half: n / 2,
+                })
+                .collect();
+            let modulus = ring.modulus(task.limb);
+            match Backend::of(if block == BLOCK { ring.kernel() } else { Kernel::Portable }) {
+                Backend::Portable => portable::stream::turned(modulus, &turned, task.start, replace, &mut task.out),
+                #[cfg(target_arch = "x86_64")]
+                Backend::Avx2(token) => {
+                    avx2::stream::turned(token, modulus, &turned, task.start, replace, &mut task.out)
+                }
+                #[cfg(target_arch = "x86_64")]
+                Backend::Avx512(token) => {
+                    avx512::stream::turned(token, modulus, &turned, task.start, replace, &mut task.out)
+                }
+            }
+        });
+    }
+
     /// Cuts the results into ranges of points and runs `work` on each, on several threads if that pays.
     fn for_each_task(&self, out: &mut [&mut RnsPoly], work: impl Fn(&mut Task<'_>) + Send + Sync) {
-        let (n, limbs, residues) = (self.ring.n(), self.limbs.len(), self.groups * self.terms * self.ring.n());
         out.iter().for_each(|poly| self.assert_fits(poly));
-        let parallel = is_parallel(residues * limbs);
-        let parts = if parallel { 2 * rayon::current_num_threads().next_power_of_two() } else { 2 };
-        let points = (n / parts).max(self.block());
-        let starts = (0..limbs).flat_map(|limb| (0..n).step_by(points).map(move |start| (limb, start)));
-        let mut tasks: Vec<Task<'_>> =
-            starts.map(|(limb, start)| Task { limb, start, out: Vec::with_capacity(out.len()) }).collect();
-        for poly in out {
-            for (task, out) in tasks.iter_mut().zip(poly.as_mut_slice().chunks_mut(points)) {
-                task.out.push(out);
-            }
-        }
-        if parallel {
-            tasks.par_iter_mut().with_max_len(1).for_each(work);
-        } else {
-            tasks.iter_mut().for_each(work);
-        }
+        let residues = self.groups * self.terms * self.ring.n();
+        for_each_task(self.ring.n(), self.limbs.len(), residues, self.block(), out, work);
     }
 
     fn packed_from(&self, limb: usize, start: usize) -> Packed<'_> {
@@ -262,6 +370,34 @@ impl WeightStream {
             (self.ring.n(), self.limbs.len()),
             "polynomials must have the stream's degree and limbs"
         );
+    }
+}
+
+/// Cuts results of `limbs` limbs into ranges of points, each in one half, and runs `work` on each: on several threads if the
+/// `residues` multiplied in each limb are many.
+fn for_each_task(
+    n: usize,
+    limbs: usize,
+    residues: usize,
+    block: usize,
+    out: &mut [&mut RnsPoly],
+    work: impl Fn(&mut Task<'_>) + Send + Sync,
+) {
+    let parallel = is_parallel(residues * limbs);
+    let parts = if parallel { 2 * rayon::current_num_threads().next_power_of_two() } else { 2 };
+    let points = (n / parts).max(block);
+    let starts = (0..limbs).flat_map(|limb| (0..n).step_by(points).map(move |start| (limb, start)));
+    let mut tasks: Vec<Task<'_>> =
+        starts.map(|(limb, start)| Task { limb, start, out: Vec::with_capacity(out.len()) }).collect();
+    for poly in out {
+        for (task, out) in tasks.iter_mut().zip(poly.as_mut_slice().chunks_mut(points)) {
+            task.out.push(out);
+        }
+    }
+    if parallel {
+        tasks.par_iter_mut().with_max_len(1).for_each(work);
+    } else {
+        tasks.iter_mut().for_each(work);
     }
 }
 

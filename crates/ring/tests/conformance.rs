@@ -8,7 +8,8 @@ use common::{below, moduli, residues, rng};
 use rand_core::Rng;
 use subrosa_ring::sampler::ChaCha20Rng;
 use subrosa_ring::{
-    AlignedVec, BaseConverter, Galois, Kernel, ModDown, Modulus, NttTable, Ring, RnsPoly, WeightStream, primes,
+    AlignedVec, BaseConverter, Galois, Kernel, ModDown, Modulus, NttTable, Ring, RnsPoly, TurnedProduct, WeightStream,
+    primes,
 };
 
 /// Prime sizes on both sides of every bound in the kernels.
@@ -323,6 +324,102 @@ fn streamed_products_of_any_shape() {
                     let mut found: Vec<RnsPoly> = (0..3 * groups).map(|_| inputs[0][0].clone()).collect();
                     pool.install(|| stream.product_cipher(&inputs, &mut found.iter_mut().collect::<Vec<_>>()));
                     assert!(found == expected_cipher, "cipher, {name}");
+                }
+            }
+        }
+    }
+}
+
+/// Sums of products with automorphisms, of streams that have more limbs and terms than are used.
+#[test]
+fn turned_products_of_any_shape() {
+    let mut rng = rng(28);
+    // Bits of the kept limbs, of limbs that only the streams have, and of the last limbs; terms used of each stream.
+    type Case<'a> = (u32, [&'a [u32]; 3], &'a [usize]);
+    let cases: [Case<'_>; 6] = [
+        (3, [&[12], &[20], &[14]], &[2]),
+        (5, [&[40, 40], &[], &[44, 44]], &[1, 2, 1]),
+        (6, [&[20, 30, 48], &[31], &[50]], &[3, 1]),
+        (8, [&[50], &[49, 47], &[46, 50]], &[3; 20]),
+        (7, [&[50, 50], &[], &[]], &[8; 60]),
+        (13, [&[40, 32], &[40], &[45]], &[2, 1]),
+    ];
+    for (log_n, [kept, between, last], used) in cases {
+        let mut primes: Vec<u64> = Vec::new();
+        for &bits in kept.iter().chain(between).chain(last) {
+            primes.extend(primes::find(log_n, bits, 1, &primes).unwrap());
+        }
+        let whole = Ring::new(log_n, &primes, Kernel::Portable).unwrap();
+        let common: Vec<usize> = (0..kept.len()).chain(kept.len() + between.len()..primes.len()).collect();
+        let ring = whole.select(&common);
+        let n = whole.n();
+        for largest in [false, true] {
+            let mut random = |ring: &Ring| {
+                let mut poly = RnsPoly::zero(n, ring.limbs());
+                for (i, limb) in poly.limbs_iter_mut().enumerate() {
+                    let p = ring.modulus(i);
+                    limb.copy_from_slice(&if largest { vec![p.value() - 1; n] } else { residues(n, p, &mut rng) });
+                }
+                poly
+            };
+            let weights: Vec<Vec<[RnsPoly; 2]>> =
+                used.iter().map(|terms| (0..terms + 1).map(|_| [random(&whole), random(&whole)]).collect()).collect();
+            let inputs: Vec<Vec<RnsPoly>> =
+                used.iter().map(|terms| (0..*terms).map(|_| random(&ring)).collect()).collect();
+            let start = [random(&ring), random(&ring)];
+            let mut any = common::rng(29);
+            let elements: Vec<Galois> = used
+                .iter()
+                .map(|_| Galois { rotation: below(n / 2, &mut any) as u32, conjugate: below(2, &mut any) == 1 })
+                .collect();
+            // By definition.
+            let mut expected = start.clone();
+            for ((weights, inputs), &g) in weights.iter().zip(&inputs).zip(&elements) {
+                for (w, x) in weights.iter().zip(inputs) {
+                    for (sum, w) in expected.iter_mut().zip(w) {
+                        let mut part = RnsPoly::zero(n, common.len());
+                        for (i, &limb) in common.iter().enumerate() {
+                            part.limb_mut(i).copy_from_slice(w.limb(limb));
+                        }
+                        ring.mul_add_assign(sum, &part, &ring.automorphism(x, g));
+                    }
+                }
+            }
+            for kernel in Kernel::all_available() {
+                let whole = Ring::new(log_n, &primes, kernel).unwrap();
+                let ring = whole.select(&common);
+                let streams: Vec<WeightStream> = weights
+                    .iter()
+                    .map(|weights| {
+                        let mut stream = WeightStream::zeroed(&whole, primes.len(), 1, weights.len());
+                        stream.write(0, &weights.iter().map(|w| w.each_ref()).collect::<Vec<_>>());
+                        stream
+                    })
+                    .collect();
+                let inputs: Vec<Vec<Vec<&[u64]>>> =
+                    inputs.iter().map(|x| x.iter().map(|x| x.limbs_iter().collect()).collect()).collect();
+                let products: Vec<TurnedProduct<'_>> = streams
+                    .iter()
+                    .zip(&inputs)
+                    .zip(&elements)
+                    .map(|((weights, inputs), &galois)| TurnedProduct { weights, inputs, galois })
+                    .collect();
+                for threads in [1, 3] {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                    let mut found = start.clone();
+                    let mut sum = |replace, products: &[TurnedProduct<'_>]| {
+                        pool.install(|| {
+                            let out = found.each_mut();
+                            WeightStream::sum_turned_products(&ring, out, replace, kept.len(), products);
+                        });
+                    };
+                    // The sum of the rest, replaced; then all.
+                    sum(true, &products[1..]);
+                    sum(false, &products[..1]);
+                    for (found, start) in found.iter_mut().zip(&start) {
+                        ring.add_assign(found, start);
+                    }
+                    assert!(found == expected, "N = 2^{log_n}, {kept:?} {between:?} {last:?}, {used:?}, {kernel}");
                 }
             }
         }

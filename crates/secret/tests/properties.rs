@@ -245,7 +245,11 @@ fn operands_that_do_not_fit_are_refused() {
     assert!(matches!(e.rotate(&a, g, &foreign_key), Err(FheError::UnfitKey { .. })));
     let mut unlike = s.keys(&[id], KeyShape { level: 3, specials: 1, digit: 1 });
     unlike.insert(
-        s.secret.switch_key(KeyId::new(Galois::rotation(2), 1), KeyShape { level: 3, specials: 2, digit: 2 }).unwrap(),
+        s.secret
+            .switch_key(KeyId::new(Galois::rotation(2), 1), KeyShape { level: 3, specials: 2, digit: 2 })
+            .unwrap()
+            .prepare(&s.parameters)
+            .unwrap(),
     );
     assert!(matches!(e.fold(&a, &[g, Galois::rotation(2)], &unlike), Err(FheError::UnfitKey { .. })));
     assert!(

@@ -100,12 +100,8 @@ impl Evaluator {
             check_same_scale(operation, scale, a.scale * plaintext.scale)?;
         }
         let degree = terms.iter().map(|(a, _)| a.degree()).max().unwrap_or(0);
-        let components = (0..=degree)
-            .map(|k| {
-                let pairs: Vec<_> = terms.iter().filter_map(|(a, p)| Some((a.components.get(k)?, &p.poly))).collect();
-                self.parameters.ring_dot(level, &pairs)
-            })
-            .collect();
+        let pairs = |k| terms.iter().filter_map(|(a, p)| Some((a.components.get::<usize>(k)?, &p.poly))).collect();
+        let components = self.parameters.ring_dots(level, &(0..=degree).map(pairs).collect::<Vec<_>>());
         Ok(Ciphertext { components, scale })
     }
 
@@ -126,22 +122,16 @@ impl Evaluator {
         if degree > MAX_DEGREE {
             return Err(FheError::Degree { operation, degree, expected: "a product of degree at most 4" });
         }
-        let components = (0..=degree)
-            .map(|k| {
-                let products = |(a, b): &(&'_ Ciphertext, &'_ Ciphertext)| -> Vec<(usize, usize)> {
-                    (0..=k).map(|i| (i, k - i)).filter(|&(i, j)| i <= a.degree() && j <= b.degree()).collect()
-                };
-                let pairs: Vec<_> = terms
-                    .iter()
-                    .flat_map(|t| {
-                        products(t)
-                            .into_iter()
-                            .filter_map(|(i, j)| Some((t.0.components.get(i)?, t.1.components.get(j)?)))
-                    })
-                    .collect();
-                self.parameters.ring_dot(level, &pairs)
-            })
-            .collect();
+        // The component of s^k: all products of components i and k - i.
+        let mut pairs = vec![Vec::new(); degree + 1];
+        for (a, b) in terms {
+            for (i, x) in a.components.iter().enumerate() {
+                for (pairs, y) in pairs.iter_mut().skip(i).zip(&b.components) {
+                    pairs.push((x, y));
+                }
+            }
+        }
+        let components = self.parameters.ring_dots(level, &pairs);
         Ok(Ciphertext { components, scale })
     }
 
@@ -215,19 +205,19 @@ impl Evaluator {
 }
 
 impl Parameters {
-    /// `sum_i x_i * y_i` in NTT form at `level`.
-    fn ring_dot(&self, level: usize, pairs: &[(&RnsPoly, &RnsPoly)]) -> RnsPoly {
-        let mut sum = RnsPoly::zero(self.n(), level);
+    /// For each list of pairs, `sum_i x_i * y_i` in NTT form at `level`. Limb by limb, so that what the sums share stays in the caches.
+    fn ring_dots(&self, level: usize, sums: &[Vec<(&RnsPoly, &RnsPoly)>]) -> Vec<RnsPoly> {
+        let mut out: Vec<RnsPoly> = sums.iter().map(|_| RnsPoly::unspecified(self.n(), level)).collect();
         for i in 0..level {
-            let limbs: Vec<(&[u64], &[u64])> = pairs.iter().map(|(x, y)| (x.limb(i), y.limb(i))).collect();
-            for (index, chunk) in limbs.chunks(crate::rlwe::MAX_LAZY_PRODUCTS).enumerate() {
-                match index {
-                    0 => self.ring().table(i).dot(sum.limb_mut(i), chunk),
-                    _ => self.ring().table(i).dot_add_assign(sum.limb_mut(i), chunk),
-                }
+            let table = self.ring().table(i);
+            for (sum, pairs) in out.iter_mut().zip(sums) {
+                let limbs: Vec<(&[u64], &[u64])> = pairs.iter().map(|(x, y)| (x.limb(i), y.limb(i))).collect();
+                let mut chunks = limbs.chunks(crate::rlwe::MAX_LAZY_PRODUCTS);
+                table.dot(sum.limb_mut(i), chunks.next().unwrap_or_default());
+                chunks.for_each(|chunk| table.dot_add_assign(sum.limb_mut(i), chunk));
             }
         }
-        sum
+        out
     }
 }
 

@@ -3,7 +3,7 @@
 use super::evaluator::{Evaluator, check_level, check_same_scale};
 use crate::parameters::KeyShape;
 use crate::rlwe::{common_shape, needed_key};
-use crate::{Ciphertext, Digits, EvaluationKeys, FheError, KeySwitchKey};
+use crate::{Ciphertext, Digits, EvaluationKeys, FheError, PreparedKey};
 use subrosa_ring::{Galois, RnsPoly};
 
 impl Evaluator {
@@ -76,7 +76,7 @@ impl Evaluator {
         let shape = common_shape(&used)?;
         let mut acc = self.switcher.accumulator(level, shape.map_or(0, |s| s.specials))?;
         for (galois, a) in terms {
-            let mut products: Vec<(Digits, &KeySwitchKey)> = Vec::new();
+            let mut products: Vec<(Digits<'_>, &PreparedKey)> = Vec::new();
             for (power, component) in a.components.iter().enumerate() {
                 match (needed_key(*galois, power), shape) {
                     (Some(id), Some(shape)) => products.push((self.decompose(component, shape)?, keys.get(id)?)),
@@ -92,7 +92,7 @@ impl Evaluator {
     }
 
     /// The digits of a polynomial in NTT form, for [`crate::rlwe::KeySwitcher::key_inner_product`].
-    pub fn decompose(&self, poly: &RnsPoly, shape: KeyShape) -> Result<Digits, FheError> {
+    pub fn decompose<'p>(&self, poly: &'p RnsPoly, shape: KeyShape) -> Result<Digits<'p>, FheError> {
         self.switcher.decompose(poly, shape)
     }
 
@@ -115,7 +115,7 @@ impl Evaluator {
     /// Checks a ciphertext and the keys for its rotations, and decomposes it once.
     fn hoist<'k>(
         &self,
-        a: &Ciphertext,
+        a: &'k Ciphertext,
         elements: &[Galois],
         keys: &'k EvaluationKeys,
     ) -> Result<Hoisted<'k>, FheError> {
@@ -125,7 +125,7 @@ impl Evaluator {
             self.check_galois(galois)?;
             found.push(needed_key(galois, a.degree()).map(|id| keys.get(id)).transpose()?);
         }
-        let used: Vec<&KeySwitchKey> = found.iter().copied().flatten().collect();
+        let used: Vec<&PreparedKey> = found.iter().copied().flatten().collect();
         let shape = common_shape(&used)?;
         let digits = match (shape, a.components.get(1)) {
             (Some(shape), Some(c1)) => Some(self.decompose(c1, shape)?),
@@ -137,7 +137,7 @@ impl Evaluator {
     fn sum_of_rotations(
         &self,
         a: &Ciphertext,
-        terms: &[(Galois, Option<&KeySwitchKey>)],
+        terms: &[(Galois, Option<&PreparedKey>)],
         hoisted: &Hoisted<'_>,
     ) -> Result<Ciphertext, FheError> {
         let mut acc = self.switcher.accumulator(a.level(), hoisted.specials)?;
@@ -158,7 +158,7 @@ impl Evaluator {
 
 /// One decomposition and the keys of several rotations (`None`: no key needed).
 struct Hoisted<'k> {
-    keys: Vec<Option<&'k KeySwitchKey>>,
-    digits: Option<Digits>,
+    keys: Vec<Option<&'k PreparedKey>>,
+    digits: Option<Digits<'k>>,
     specials: usize,
 }

@@ -5,7 +5,7 @@ use crate::{FheError, Parameters};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use subrosa_ring::{Galois, Ring, RnsPoly};
+use subrosa_ring::{Galois, Ring, RnsPoly, WeightStream};
 
 /// Highest power of the secret that a key may switch from.
 pub const MAX_POWER: u8 = 4;
@@ -52,13 +52,14 @@ impl fmt::Display for KeyId {
 /// A hybrid key-switching key (Han-Ki 2019/688, section 3). Digit `d` encrypts, over `q_0 .. q_{level-1}, p_0 .. p_{specials-1}`,
 /// the source secret times `P = p_0 ... p_{specials-1}` on the limbs of that digit and zero on all others:
 /// `body_d + uniform_d * s = e_d + P * [d] * sigma_g(s^power)`.
+///
+/// This is its form for the wire; [`Self::prepare`] makes what the evaluator uses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeySwitchKey {
     id: KeyId,
     shape: KeyShape,
     seed: [u8; 32],
     body: Vec<RnsPoly>,
-    uniform: Vec<RnsPoly>,
 }
 
 impl KeySwitchKey {
@@ -73,7 +74,7 @@ impl KeySwitchKey {
         (0..shape.digits()).map(|d| ring.uniform(ring.limbs(), seed, d as u64)).collect()
     }
 
-    /// Builds a key from its bodies (NTT form, one per digit) and the seed of the uniform halves, which are expanded here once.
+    /// Builds a key from its bodies (NTT form, one per digit) and the seed of the uniform halves.
     pub fn from_parts(
         parameters: &Parameters,
         id: KeyId,
@@ -89,8 +90,7 @@ impl KeySwitchKey {
         if body.iter().any(|b| b.n() != parameters.n() || b.limbs() != ring.limbs()) {
             return Err(FheError::UnfitKey { id, reason: "its polynomials belong to another ring".into() });
         }
-        let uniform = Self::uniform_halves(&ring, shape, &seed);
-        Ok(Self { id, shape, seed, body, uniform })
+        Ok(Self { id, shape, seed, body })
     }
 
     /// What the key switches from.
@@ -113,9 +113,53 @@ impl KeySwitchKey {
         &self.body
     }
 
-    /// The uniform halves, one per digit.
-    pub fn uniform(&self) -> &[RnsPoly] {
-        &self.uniform
+    /// Expands the uniform halves and packs the key for products.
+    pub fn prepare(&self, parameters: &Parameters) -> Result<PreparedKey, FheError> {
+        let ring = Self::ring(parameters, self.shape)?;
+        let mut halves = WeightStream::zeroed(&ring, ring.limbs(), 1, self.shape.digits());
+        for (digit, body) in self.body.iter().enumerate() {
+            let uniform = ring.uniform(ring.limbs(), &self.seed, digit as u64);
+            halves.write(digit, &[[body, &uniform]]);
+        }
+        Ok(PreparedKey { id: self.id, shape: self.shape, halves })
+    }
+}
+
+/// A key as products read it: both halves of all digits, packed to whole bytes, in one stream.
+pub struct PreparedKey {
+    id: KeyId,
+    shape: KeyShape,
+    halves: WeightStream,
+}
+
+impl PreparedKey {
+    /// What the key switches from.
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// The key's level, special primes and digit size.
+    pub fn shape(&self) -> KeyShape {
+        self.shape
+    }
+
+    /// Bytes that it takes in memory.
+    pub fn packed_bytes(&self) -> usize {
+        self.halves.packed_bytes()
+    }
+
+    /// Whether the key belongs to the ring of `level` ciphertext primes and its special primes.
+    pub(crate) fn fits(&self, extended: &Ring, level: usize) -> bool {
+        let ring = self.halves.ring();
+        let special = |of: &Ring, level: usize| of.primes().split_off(level.min(of.limbs()));
+        ring.n() == extended.n()
+            && (0..level).all(|i| ring.modulus(i) == extended.modulus(i))
+            && special(ring, self.shape.level) == special(extended, level)
+    }
+
+    /// Term d holds body and uniform half of digit d.
+    pub(crate) fn halves(&self) -> &WeightStream {
+        &self.halves
     }
 }
 
@@ -126,28 +170,23 @@ pub(crate) fn extended_ring(parameters: &Parameters, level: usize, specials: usi
     parameters.ring().select(&limbs)
 }
 
-/// A set of key-switching keys, one per [`KeyId`].
-#[derive(Clone, Debug, Default)]
-pub struct EvaluationKeys(BTreeMap<KeyId, KeySwitchKey>);
+/// A set of prepared keys, one per [`KeyId`].
+#[derive(Default)]
+pub struct EvaluationKeys(BTreeMap<KeyId, PreparedKey>);
 
 impl EvaluationKeys {
-    /// The empty set.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Adds a key; returns the one it replaces.
-    pub fn insert(&mut self, key: KeySwitchKey) -> Option<KeySwitchKey> {
+    pub fn insert(&mut self, key: PreparedKey) -> Option<PreparedKey> {
         self.0.insert(key.id(), key)
     }
 
     /// The key for `id`, or [`FheError::MissingKey`].
-    pub fn get(&self, id: KeyId) -> Result<&KeySwitchKey, FheError> {
+    pub fn get(&self, id: KeyId) -> Result<&PreparedKey, FheError> {
         self.0.get(&id).ok_or(FheError::MissingKey(id))
     }
 
     /// All keys, ordered by id.
-    pub fn iter(&self) -> impl Iterator<Item = &KeySwitchKey> {
+    pub fn iter(&self) -> impl Iterator<Item = &PreparedKey> {
         self.0.values()
     }
 
@@ -162,8 +201,8 @@ impl EvaluationKeys {
     }
 }
 
-impl FromIterator<KeySwitchKey> for EvaluationKeys {
-    fn from_iter<I: IntoIterator<Item = KeySwitchKey>>(keys: I) -> Self {
+impl FromIterator<PreparedKey> for EvaluationKeys {
+    fn from_iter<I: IntoIterator<Item = PreparedKey>>(keys: I) -> Self {
         Self(keys.into_iter().map(|k| (k.id(), k)).collect())
     }
 }

@@ -1,11 +1,10 @@
 //! The scheme-agnostic core: ciphertexts, public-key encryption of any polynomial, key switching.
 
 mod key;
-mod pool;
 mod public_key;
 mod switch;
 
-pub use key::{EvaluationKeys, KeyId, KeySwitchKey, MAX_POWER};
+pub use key::{EvaluationKeys, KeyId, KeySwitchKey, MAX_POWER, PreparedKey};
 pub use public_key::PublicKey;
 pub use switch::{Digits, KeyAccumulator, KeySwitcher};
 pub(crate) use switch::{MAX_LAZY_PRODUCTS, common_shape, needed_key};

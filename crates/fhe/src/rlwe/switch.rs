@@ -5,39 +5,62 @@
 //! digits serves any number of rotations ("hoisting", Halevi-Shoup 2018/244), each by reading the digits at an offset.
 
 use super::key::extended_ring;
-use super::pool::{Pool, Pooled};
-use super::{KeyId, KeySwitchKey, check_poly};
+use super::{KeyId, PreparedKey, check_poly};
 use crate::parameters::KeyShape;
 use crate::{FheError, Parameters};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
-use subrosa_ring::{BaseConverter, Galois, ModDown, Ring, RnsPoly};
+use subrosa_ring::{BaseConverter, Galois, ModDown, Ring, RnsPoly, TurnedProduct, WeightStream};
 
-/// Words of one limb handled at a time, so that the digits are still in the first-level cache for the second component.
-const BLOCK: usize = 1024;
 /// Most products that one lazy sum of the ring layer takes.
 pub(crate) const MAX_LAZY_PRODUCTS: usize = 1024;
+/// Most digits that one lazy sum of key products takes.
+const MAX_LAZY_DIGITS: usize = 512;
 
 /// The digits of one polynomial in NTT form, over its ciphertext primes and the special primes.
-pub struct Digits {
-    level: usize,
+pub struct Digits<'p> {
+    /// A digit's own limbs are those of the polynomial.
+    poly: &'p RnsPoly,
     specials: usize,
     digit: usize,
-    polys: Vec<Pooled>,
+    digits: Vec<Digit>,
 }
 
-impl Digits {
+/// One digit: the limbs that are not its own.
+struct Digit {
+    own: Range<usize>,
+    others: RnsPoly,
+}
+
+impl Digits<'_> {
     /// Level of the polynomial that was decomposed.
     pub fn level(&self) -> usize {
-        self.level
+        self.poly.limbs()
+    }
+
+    /// All limbs of each digit.
+    fn limbs(&self) -> Vec<Vec<&[u64]>> {
+        self.digits.iter().map(|digit| digit.limbs(self.poly)).collect()
     }
 }
 
-/// Two sums over `q_0 .. q_{level-1}, p_0 .. p_{specials-1}`, to be divided by the special primes once.
-pub struct KeyAccumulator {
+impl Digit {
+    /// All limbs, in order.
+    fn limbs<'a>(&'a self, poly: &'a RnsPoly) -> Vec<&'a [u64]> {
+        let own = &self.own;
+        let place = |i: usize| if i < own.start { i } else { i - own.len() };
+        let limb = |i| if own.contains(&i) { poly.limb(i) } else { self.others.limb(place(i)) };
+        (0..own.len() + self.others.limbs()).map(limb).collect()
+    }
+}
+
+/// Two sums over `q_0 .. q_{level-1}, p_0 .. p_{specials-1}` of key products, to be divided by the special primes once, and two
+/// sums of polynomials that come in with the weight P.
+pub struct KeyAccumulator<'p> {
     extension: Arc<Extension>,
-    parts: [Pooled; 2],
+    products: Option<[RnsPoly; 2]>,
+    direct: [Vec<(&'p RnsPoly, Galois)>; 2],
 }
 
 /// A ring with special primes and its divisions.
@@ -62,7 +85,6 @@ struct Decomposer {
 /// Decomposes, multiplies by keys and divides. Shareable between threads; tables are built on first use.
 pub struct KeySwitcher {
     parameters: Parameters,
-    pool: Arc<Pool>,
     extensions: RwLock<BTreeMap<(usize, usize), Arc<Extension>>>,
     decomposers: RwLock<BTreeMap<(usize, usize, usize), Arc<Decomposer>>>,
 }
@@ -70,17 +92,12 @@ pub struct KeySwitcher {
 impl KeySwitcher {
     /// A key switcher for these parameters.
     pub fn new(parameters: &Parameters) -> Self {
-        Self {
-            parameters: parameters.clone(),
-            pool: Arc::default(),
-            extensions: RwLock::default(),
-            decomposers: RwLock::default(),
-        }
+        Self { parameters: parameters.clone(), extensions: RwLock::default(), decomposers: RwLock::default() }
     }
 
     /// The digits of `poly` (NTT form) for keys of the given special primes and digit size; `shape.level` may be above the
     /// polynomial's level.
-    pub fn decompose(&self, poly: &RnsPoly, shape: KeyShape) -> Result<Digits, FheError> {
+    pub fn decompose<'p>(&self, poly: &'p RnsPoly, shape: KeyShape) -> Result<Digits<'p>, FheError> {
         let level = poly.limbs();
         check_poly("polynomial to decompose", poly, level, &self.parameters)?;
         self.parameters.check_key(shape)?;
@@ -89,47 +106,45 @@ impl KeySwitcher {
         }
         let (n, kernel) = (self.parameters.n(), self.parameters.kernel());
         let decomposer = self.decomposer(level, shape.specials, shape.digit)?;
-        let mut coefficients = self.pool.take(n, level);
-        coefficients.as_mut_slice().copy_from_slice(poly.as_slice());
-        decomposer.ring.inverse(&mut coefficients);
-        let limbs = level + shape.specials;
-        let mut polys = Vec::with_capacity(decomposer.digits.len());
-        for (own, converter) in &decomposer.digits {
-            let mut digit = self.pool.take(n, limbs);
-            for i in own.clone() {
-                digit.limb_mut(i).copy_from_slice(poly.limb(i));
-            }
-            let source: Vec<&[u64]> = own.clone().map(|i| coefficients.limb(i)).collect();
-            let mut others: Vec<(usize, &mut [u64])> =
-                digit.as_mut_slice().chunks_exact_mut(n).enumerate().filter(|(i, _)| !own.contains(i)).collect();
-            let mut targets: Vec<&mut [u64]> = others.iter_mut().map(|(_, limb)| &mut **limb).collect();
-            converter.convert(&source, &mut targets, kernel);
-            for (i, limb) in &mut others {
-                decomposer.ring.table(*i).forward(limb);
-            }
-            polys.push(digit);
+        let mut coefficients = RnsPoly::unspecified(n, level);
+        for (i, limb) in coefficients.limbs_iter_mut().enumerate() {
+            decomposer.ring.table(i).inverse_into(poly.limb(i), limb);
         }
-        Ok(Digits { level, specials: shape.specials, digit: shape.digit, polys })
+        let limbs = level + shape.specials;
+        let mut digits = Vec::with_capacity(decomposer.digits.len());
+        for (own, converter) in &decomposer.digits {
+            let source: Vec<&[u64]> = own.clone().map(|i| coefficients.limb(i)).collect();
+            let mut others = RnsPoly::unspecified(n, limbs - own.len());
+            converter.convert(&source, &mut others.limbs_iter_mut().collect::<Vec<_>>(), kernel);
+            let foreign = (0..limbs).filter(|i| !own.contains(i));
+            for (i, limb) in foreign.zip(others.limbs_iter_mut()) {
+                decomposer.ring.table(i).forward(limb);
+            }
+            digits.push(Digit { own: own.clone(), others });
+        }
+        Ok(Digits { poly, specials: shape.specials, digit: shape.digit, digits })
     }
 
-    /// An accumulator of zeros at `level` with `specials` special primes (0: plain ciphertext arithmetic).
-    pub fn accumulator(&self, level: usize, specials: usize) -> Result<KeyAccumulator, FheError> {
-        let extension = self.extension(level, specials)?;
-        let zero = || self.pool.take_zero(self.parameters.n(), level + specials);
-        Ok(KeyAccumulator { parts: [zero(), zero()], extension })
+    /// An empty accumulator at `level` with `specials` special primes (0: plain ciphertext arithmetic).
+    pub fn accumulator<'p>(&self, level: usize, specials: usize) -> Result<KeyAccumulator<'p>, FheError> {
+        Ok(KeyAccumulator {
+            extension: self.extension(level, specials)?,
+            products: None,
+            direct: [Vec::new(), Vec::new()],
+        })
     }
 
     /// Adds `sum_t <sigma_t(digits_t), key_t>` to both parts: one lazy sum over all terms per output word.
     pub fn key_inner_product(
         &self,
-        acc: &mut KeyAccumulator,
-        terms: &[(Galois, &Digits, &KeySwitchKey)],
+        acc: &mut KeyAccumulator<'_>,
+        terms: &[(Galois, &Digits<'_>, &PreparedKey)],
     ) -> Result<(), FheError> {
         let (level, specials) = (acc.extension.level, acc.extension.specials);
         for (_, digits, key) in terms {
             let unfit = |reason: String| Err(FheError::UnfitKey { id: key.id(), reason });
-            if (digits.level, digits.specials) != (level, specials) {
-                return Err(FheError::Level { operation: "key product", expected: level, found: digits.level });
+            if (digits.level(), digits.specials) != (level, specials) {
+                return Err(FheError::Level { operation: "key product", expected: level, found: digits.level() });
             }
             if key.shape().level < level {
                 return unfit(format!("it is at level {}, the ciphertext at {level}", key.shape().level));
@@ -142,48 +157,68 @@ impl KeySwitcher {
                     digits.digit
                 ));
             }
-            if key.body().iter().any(|b| b.n() != self.parameters.n()) {
+            if !key.fits(&acc.extension.ring, level) {
                 return unfit("it belongs to another ring".into());
             }
         }
-        let elements: Vec<Galois> = terms.iter().map(|(galois, ..)| *galois).collect();
-        let blocks = common_blocks(self.parameters.n(), &elements);
-        let KeyAccumulator { extension, parts } = acc;
-        let [part0, part1] = parts;
-        let mut pairs0 = Vec::new();
-        let mut pairs1 = Vec::new();
-        for i in 0..level + specials {
-            let table = extension.ring.table(i);
-            for (target, sources) in &blocks {
-                pairs0.clear();
-                pairs1.clear();
-                for ((_, digits, key), &source) in terms.iter().zip(sources) {
-                    let key_limb = if i < level { i } else { key.shape().level + i - level };
-                    let halves = key.body().iter().zip(key.uniform());
-                    for (digit, (body, uniform)) in digits.polys.iter().zip(halves) {
-                        let x = &digit.limb(i)[source..source + target.len()];
-                        pairs0.push((x, &body.limb(key_limb)[target.clone()]));
-                        pairs1.push((x, &uniform.limb(key_limb)[target.clone()]));
-                    }
-                }
-                for (part, pairs) in [(&mut *part0, &pairs0), (&mut *part1, &pairs1)] {
-                    for chunk in pairs.chunks(MAX_LAZY_PRODUCTS) {
-                        table.dot_add_assign(&mut part.limb_mut(i)[target.clone()], chunk);
-                    }
-                }
-            }
+        let (n, limbs) = (self.parameters.n(), level + specials);
+        let inputs: Vec<Vec<Vec<&[u64]>>> = terms.iter().map(|(_, digits, _)| digits.limbs()).collect();
+        let products: Vec<TurnedProduct<'_>> = terms
+            .iter()
+            .zip(&inputs)
+            .map(|((galois, _, key), inputs)| TurnedProduct { weights: key.halves(), inputs, galois: *galois })
+            .collect();
+        let digits = inputs.iter().map(Vec::len).max().unwrap_or(0).max(1);
+        for products in products.chunks((MAX_LAZY_DIGITS / digits).max(1)) {
+            let is_first = acc.products.is_none();
+            let part = || RnsPoly::unspecified(n, limbs);
+            let parts = acc.products.get_or_insert_with(|| [part(), part()]).each_mut();
+            WeightStream::sum_turned_products(&acc.extension.ring, parts, is_first, level, products);
         }
         Ok(())
     }
 
     /// Divides both parts by the special primes, and by the highest ciphertext prime as well if `rescale`, rounding once.
-    pub fn finish(&self, acc: KeyAccumulator, rescale: bool) -> Result<[RnsPoly; 2], FheError> {
-        let KeyAccumulator { extension, parts } = acc;
-        match (rescale, &extension.mod_down, &extension.mod_down_rescale) {
-            (false, None, _) => Ok(parts.map(|part| part.clone())),
-            (false, Some(divide), _) | (true, _, Some(divide)) => Ok(parts.map(|part| divide.apply(&part))),
-            (true, _, None) => Err(FheError::Level { operation: "rescale", expected: 2, found: extension.level }),
+    pub fn finish(&self, acc: KeyAccumulator<'_>, rescale: bool) -> Result<[RnsPoly; 2], FheError> {
+        let KeyAccumulator { extension, products, direct } = acc;
+        let (n, level) = (self.parameters.n(), extension.level);
+        let too_low = FheError::Level { operation: "rescale", expected: 2, found: level };
+        let (Some(mut parts), Some(mod_down)) = (products, &extension.mod_down) else {
+            let ring = &extension.ring;
+            let parts = direct.map(|direct| {
+                let mut sum = RnsPoly::zero(n, level);
+                for (poly, galois) in direct {
+                    for_each_segment(&mut sum, poly, galois, |i, sum, poly| ring.table(i).add_assign(sum, poly));
+                }
+                sum
+            });
+            return match (rescale, &self.extension(level, 0)?.mod_down_rescale) {
+                (false, _) => Ok(parts),
+                (true, Some(divide)) => Ok(parts.map(|part| divide.apply(&part))),
+                (true, None) => Err(too_low),
+            };
+        };
+        if rescale {
+            let divide = extension.mod_down_rescale.as_ref().ok_or(too_low)?;
+            for (part, direct) in parts.iter_mut().zip(&direct) {
+                for (poly, galois) in direct {
+                    for_each_segment(part, poly, *galois, |i, part, poly| {
+                        let p = extension.p_mod_q.get(i).copied().unwrap_or_default();
+                        extension.ring.table(i).mul_scalar_add_assign(part, poly, p);
+                    });
+                }
+            }
+            return Ok(parts.map(|part| divide.apply(&part)));
         }
+        // (x + P d) / P rounds to round(x / P) + d.
+        let mut out = parts.map(|part| mod_down.apply(&part));
+        for (out, direct) in out.iter_mut().zip(&direct) {
+            for (poly, galois) in direct {
+                let ring = &extension.ring;
+                for_each_segment(out, poly, *galois, |i, out, poly| ring.table(i).add_assign(out, poly));
+            }
+        }
+        Ok(out)
     }
 
     /// Divides by the highest prime of a polynomial in NTT form.
@@ -238,54 +273,34 @@ impl KeySwitcher {
     }
 }
 
-impl KeyAccumulator {
+impl<'p> KeyAccumulator<'p> {
     /// Level of the ciphertexts that are summed.
     pub fn level(&self) -> usize {
         self.extension.level
     }
 
     /// Adds `P * sigma_galois(poly)` to part 0 or 1; `poly` in NTT form at the accumulator's level.
-    pub fn add_scaled(&mut self, part: usize, poly: &RnsPoly, galois: Galois) -> Result<(), FheError> {
+    pub fn add_scaled(&mut self, part: usize, poly: &'p RnsPoly, galois: Galois) -> Result<(), FheError> {
         let level = self.extension.level;
-        let Some(sum) = self.parts.get_mut(part) else {
+        let Some(sum) = self.direct.get_mut(part) else {
             return Err(FheError::Length { what: "parts of a key accumulator", expected: 2, found: part + 1 });
         };
-        if poly.n() != sum.n() || poly.limbs() != level {
+        if poly.n() != self.extension.ring.n() || poly.limbs() != level {
             return Err(FheError::Level { operation: "key accumulator", expected: level, found: poly.limbs() });
         }
-        let n = sum.n();
-        for (i, &p) in self.extension.p_mod_q.iter().enumerate() {
-            for (target, source, len) in galois.segments(n) {
-                let source = &poly.limb(i)[source..source + len];
-                let target = &mut sum.limb_mut(i)[target..target + len];
-                match self.extension.specials {
-                    0 => self.extension.ring.table(i).add_assign(target, source),
-                    _ => self.extension.ring.table(i).mul_scalar_add_assign(target, source, p),
-                }
-            }
-        }
+        sum.push((poly, galois));
         Ok(())
     }
 }
 
-/// Cuts 0..n into blocks within which every automorphism is one contiguous move; gives the start of each one's source.
-fn common_blocks(n: usize, elements: &[Galois]) -> Vec<(Range<usize>, Vec<usize>)> {
-    let segments: Vec<Vec<(usize, usize, usize)>> =
-        elements.iter().map(|g| g.segments(n).into_iter().filter(|s| s.2 > 0).collect()).collect();
-    let mut starts: BTreeSet<usize> = segments.iter().flatten().map(|s| s.0).collect();
-    starts.extend((0..=n).step_by(BLOCK.min(n)));
-    let starts: Vec<usize> = starts.into_iter().collect();
-    starts
-        .windows(2)
-        .map(|w| {
-            let source = |of: &Vec<(usize, usize, usize)>| {
-                of.iter()
-                    .find(|(target, _, len)| (*target..target + len).contains(&w[0]))
-                    .map_or(w[0], |(target, source, _)| source + w[0] - target)
-            };
-            (w[0]..w[1], segments.iter().map(source).collect())
-        })
-        .collect()
+/// Runs `work` on limb i of the sum and of `sigma_galois(poly)`, segment by segment, for all limbs of `poly`.
+fn for_each_segment(sum: &mut RnsPoly, poly: &RnsPoly, galois: Galois, work: impl Fn(usize, &mut [u64], &[u64])) {
+    let segments = galois.segments(poly.n());
+    for (i, (sum, poly)) in sum.limbs_iter_mut().zip(poly.limbs_iter()).enumerate() {
+        for (target, source, len) in segments {
+            work(i, &mut sum[target..target + len], &poly[source..source + len]);
+        }
+    }
 }
 
 fn cached<K: Ord + Copy, V>(
@@ -301,10 +316,10 @@ fn cached<K: Ord + Copy, V>(
 }
 
 /// The shape shared by keys that are used in one sum, if any key is used.
-pub(crate) fn common_shape(keys: &[&KeySwitchKey]) -> Result<Option<KeyShape>, FheError> {
+pub(crate) fn common_shape(keys: &[&PreparedKey]) -> Result<Option<KeyShape>, FheError> {
     let Some(first) = keys.first() else { return Ok(None) };
     let agree =
-        |k: &KeySwitchKey| (k.shape().specials, k.shape().digit) == (first.shape().specials, first.shape().digit);
+        |k: &PreparedKey| (k.shape().specials, k.shape().digit) == (first.shape().specials, first.shape().digit);
     match keys.iter().find(|k| !agree(k)) {
         Some(other) => Err(FheError::UnfitKey {
             id: other.id(),

@@ -3,12 +3,12 @@
 //! Between two reductions a sum takes at most 2 * SPAN = `MAX_PRODUCTS` products of residues on top of a residue.
 
 use super::arith::{
-    MAX_PRODUCTS, Sum, SumReducer, load_reals, load_words, splat, store_reals, store_words, sum_is_wide, to_reals,
-    to_words,
+    Line, MAX_PRODUCTS, Sum, SumReducer, load, load_reals, load_words, splat, store_reals, store_words, sum_is_wide,
+    to_reals, to_words,
 };
 use super::entry_points;
 use crate::Modulus;
-use crate::stream::{BLOCK, PADDING, Packed, Shifted};
+use crate::stream::{BLOCK, PADDING, Packed, Shifted, Turned};
 use std::arch::x86_64::*;
 
 /// Terms between two reductions.
@@ -49,6 +49,17 @@ entry_points! {
     fn cipher(p: &Modulus, weights: Packed<'_>, inputs: &[[&[u64]; 2]], scratch: &mut [u64], out: &mut [&mut [u64]]) {
         let wide = sum_is_wide(2 * inputs.len().min(SPAN), p.value(), p.value());
         dispatch!(cipher_blocks, weights.width, wide, (p, weights.bytes, inputs, scratch, out));
+    }
+
+    /// See the portable kernel; whole blocks only.
+    fn turned(p: &Modulus, products: &[Turned<'_>], start: usize, replace: bool, acc: &mut [&mut [u64]]) {
+        let terms = products.iter().map(|product| product.inputs.len()).sum::<usize>();
+        assert!(terms <= SPAN, "too many products for one sum");
+        let wide = sum_is_wide(terms, p.value(), p.value());
+        let width = products.first().map_or(1, |product| product.weights.width);
+        if let [acc0, acc1] = acc {
+            dispatch!(turned_blocks, width, wide, (p, products, (terms, start, replace), acc0, acc1));
+        }
     }
 }
 
@@ -154,6 +165,44 @@ fn cipher_blocks<const WIDTH: usize, const WIDE: bool>(
     }
 }
 
+#[target_feature(enable = "avx2,fma")]
+fn turned_blocks<const WIDTH: usize, const WIDE: bool>(
+    p: &Modulus,
+    products: &[Turned<'_>],
+    (terms, start, replace): (usize, usize, bool),
+    acc0: &mut [u64],
+    acc1: &mut [u64],
+) {
+    let reducer = SumReducer::<WIDE>::new(p);
+    let stream = Stream::<WIDTH>::new(&[0; PADDING], 0);
+    let (acc0, acc1) = (acc0.as_chunks_mut::<BLOCK>().0, acc1.as_chunks_mut::<BLOCK>().0);
+    for (b, (acc0, acc1)) in acc0.iter_mut().zip(acc1).enumerate() {
+        let first = |line: &Line| if replace { splat(0) } else { load(line) };
+        let mut sums = [&*acc0, &*acc1].map(|acc| [0, 1, 2, 3].map(|i| Sum::new(first(&acc.as_chunks().0[i]), terms)));
+        for product in products {
+            let source = product.source(start + b * BLOCK);
+            let first = b * 2 * BLOCK * WIDTH * product.terms;
+            let mut weights = stream.restarted(&product.weights.bytes[first..], 2 * product.inputs.len());
+            for input in product.inputs {
+                let mut wrapped = [0; BLOCK];
+                let x = vectors(source.block(input, &mut wrapped));
+                for sums in &mut sums {
+                    // SAFETY: two blocks for each input, as `Stream::new` has checked.
+                    let w = unsafe { weights.next() };
+                    for ((sum, x), w) in sums.iter_mut().zip(x).zip(w) {
+                        sum.add_product(x, w);
+                    }
+                }
+            }
+        }
+        for (acc, sums) in [acc0, acc1].into_iter().zip(sums) {
+            for (acc, sum) in acc.as_chunks_mut().0.iter_mut().zip(sums) {
+                store_words(acc, reducer.reduce(sum));
+            }
+        }
+    }
+}
+
 /// The weights still to be read, `WIDTH` bytes to a residue.
 struct Stream<'a, const WIDTH: usize> {
     next: *const u8,
@@ -167,7 +216,6 @@ impl<'a, const WIDTH: usize> Stream<'a, WIDTH> {
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     fn new(bytes: &'a [u8], blocks: usize) -> Self {
-        assert!(bytes.len() >= blocks * BLOCK * WIDTH + PADDING, "the stream has too few weights");
         // A place with the top bit becomes zero.
         let mut places = [0x80u8; 16];
         for (i, place) in places.iter_mut().enumerate().filter(|(i, _)| i % 8 < WIDTH) {
@@ -175,7 +223,16 @@ impl<'a, const WIDTH: usize> Stream<'a, WIDTH> {
         }
         // SAFETY: the array covers the 16 bytes read; no alignment is required.
         let places = unsafe { _mm_loadu_si128(places.as_ptr().cast()) };
-        Stream { next: bytes.as_ptr(), places: _mm256_broadcastsi128_si256(places), bytes: std::marker::PhantomData }
+        let places = _mm256_broadcastsi128_si256(places);
+        Stream { next: bytes.as_ptr(), places, bytes: std::marker::PhantomData }.restarted(bytes, blocks)
+    }
+
+    /// The same for other bytes; panics as `new` does.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn restarted<'b>(&self, bytes: &'b [u8], blocks: usize) -> Stream<'b, WIDTH> {
+        assert!(bytes.len() >= blocks * BLOCK * WIDTH + PADDING, "the stream has too few weights");
+        Stream { next: bytes.as_ptr(), places: self.places, bytes: std::marker::PhantomData }
     }
 
     /// The next block, as f64.

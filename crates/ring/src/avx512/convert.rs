@@ -64,23 +64,41 @@ const VECTORS: usize = 4;
 
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
 fn accumulate_vectors<const WIDE: bool>(target: &Target, limbs: &[u64], overflow: &[u64], out: &mut [u64]) {
-    let n = overflow.len();
     let reducer = SumReducer::<WIDE>::new(&target.modulus);
-    let minus_product = splat(target.minus_product);
-    for (i, out) in out.chunks_mut(8 * VECTORS).enumerate() {
-        let range = i * 8 * VECTORS..i * 8 * VECTORS + out.len();
-        let mut sums = [Sum::from(splat(0)); VECTORS];
-        for (sum, overflow) in sums.iter_mut().zip(overflow[range.clone()].as_chunks::<8>().0) {
-            sum.add_product(load(overflow), minus_product);
+    let (groups, rest) = out.as_chunks_mut::<8>().0.as_chunks_mut::<VECTORS>();
+    let rest_start = groups.len() * 8 * VECTORS;
+    for (i, group) in groups.iter_mut().enumerate() {
+        accumulate_group::<WIDE, VECTORS>(&reducer, target, limbs, overflow, i * 8 * VECTORS, group);
+    }
+    for (i, vector) in rest.as_chunks_mut().0.iter_mut().enumerate() {
+        accumulate_group::<WIDE, 1>(&reducer, target, limbs, overflow, rest_start + 8 * i, vector);
+    }
+}
+
+/// The words `start..start + 8*VECTORS`; `out` holds just these.
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+fn accumulate_group<const WIDE: bool, const VECTORS: usize>(
+    reducer: &SumReducer<WIDE>,
+    target: &Target,
+    limbs: &[u64],
+    overflow: &[u64],
+    start: usize,
+    out: &mut [[u64; 8]; VECTORS],
+) {
+    let range = start..start + 8 * VECTORS;
+    let mut sums = [Sum::from(splat(0)); VECTORS];
+    let mut add = |words: &[u64], factor: u64| {
+        let (lines, factor) = (words[range.clone()].as_chunks::<8>().0, splat(factor));
+        for (sum, line) in sums.iter_mut().zip(lines) {
+            sum.add_product(load(line), factor);
         }
-        for (&cofactor, limb) in target.cofactors.iter().zip(limbs.chunks_exact(n)) {
-            let cofactor = splat(cofactor);
-            for (sum, y) in sums.iter_mut().zip(limb[range.clone()].as_chunks::<8>().0) {
-                sum.add_product(load(y), cofactor);
-            }
-        }
-        for (sum, out) in sums.iter().zip(out.as_chunks_mut::<8>().0) {
-            store(out, reducer.reduce(*sum));
-        }
+    };
+    add(overflow, target.minus_product);
+    for (&cofactor, limb) in target.cofactors.iter().zip(limbs.chunks_exact(overflow.len())) {
+        add(limb, cofactor);
+    }
+    for (sum, out) in sums.iter().zip(out) {
+        store(out, reducer.reduce(*sum));
     }
 }

@@ -133,12 +133,12 @@ const DOT_VECTORS: usize = 4;
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
 fn dot_vectors<const WIDE: bool>(p: &Modulus, acc: &mut [u64], pairs: &[(&[u64], &[u64])]) {
     let reducer = SumReducer::<WIDE>::new(p);
-    let (groups, rest) = acc.as_chunks_mut::<{ 8 * DOT_VECTORS }>();
+    let (groups, rest) = acc.as_chunks_mut::<8>().0.as_chunks_mut::<DOT_VECTORS>();
     let rest_start = groups.len() * 8 * DOT_VECTORS;
     for (i, group) in groups.iter_mut().enumerate() {
         dot_group::<WIDE, DOT_VECTORS>(&reducer, group, i * 8 * DOT_VECTORS, pairs);
     }
-    for (i, vector) in rest.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+    for (i, vector) in rest.as_chunks_mut().0.iter_mut().enumerate() {
         dot_group::<WIDE, 1>(&reducer, vector, rest_start + 8 * i, pairs);
     }
 }
@@ -148,11 +148,10 @@ fn dot_vectors<const WIDE: bool>(p: &Modulus, acc: &mut [u64], pairs: &[(&[u64],
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
 fn dot_group<const WIDE: bool, const VECTORS: usize>(
     reducer: &SumReducer<WIDE>,
-    acc: &mut [u64],
+    acc: &mut [[u64; 8]; VECTORS],
     start: usize,
     pairs: &[(&[u64], &[u64])],
 ) {
-    let acc = acc.as_chunks_mut::<8>().0;
     let mut sums = [Sum::from(splat(0)); VECTORS];
     for (sum, acc) in sums.iter_mut().zip(acc.iter()) {
         sum.low = load(acc);

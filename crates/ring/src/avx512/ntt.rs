@@ -6,9 +6,9 @@
 //! the caches less often. The last pass reads and writes the same places, so it runs in place if the count of passes asks
 //! for it. The inverse transform is the same backwards.
 //!
-//! `LAZY` is for primes with 36p < 2^52: the forward transform then never reduces between levels (each adds 2p to a bound that
-//! starts at p), and the inverse once a pass (sums double: 2p, 4p, 8p, 16p, 32p when the halves join). Otherwise values
-//! stay below 4p after each forward, 2p after each inverse level.
+//! How often values are reduced depends on the prime ([`Lazy`]). A forward butterfly makes x + t and x - t of x and a product
+//! t < 2p; a multiple of 2p that was added to x before keeps the differences positive, so that nothing else needs to be done at
+//! each level. The inverse transform doubles bounds: 2p, 4p, 8p, 16p in a round, 32p when the halves join.
 
 use super::arith::{Prime, VectorFactor, load, splat, store, transpose};
 use super::entry_points;
@@ -22,8 +22,22 @@ pub(crate) const MIN_LOG_N: u32 = 7;
 
 type Line = [u64; 8];
 
-fn is_lazy(p: &Modulus) -> bool {
-    36 * p.value() < 1 << 52
+/// When values are reduced; all must stay below 2^52.
+type Lazy = u8;
+/// Never: the forward transform of L levels stays below p + 2p L + 2p L, the inverse below 36p between its reductions.
+const NEVER: Lazy = 0;
+/// Before each round of at most three levels, which takes 2p + 6p + 6p in the forward, 16p in the inverse transform: p < 2^48.
+const ROUND: Lazy = 1;
+/// At each butterfly: values stay below 4p forward, 2p inverse.
+const EACH: Lazy = 2;
+
+/// The mode for a transform that needs a factor of `room` between p and 2^52 to do without reductions.
+fn lazy(p: &Modulus, room: u64) -> Lazy {
+    match p.value() {
+        p if room * p < 1 << 52 => NEVER,
+        p if p < 1 << 48 => ROUND,
+        _ => EACH,
+    }
 }
 
 /// Reorders the twiddles for this kernel.
@@ -32,31 +46,42 @@ pub(crate) fn arrange(twiddles: &mut Twiddles, log_n: u32) {
 }
 
 entry_points! {
-    /// Coefficients in natural order to evaluations in orbit order. `scratch` is as long as `a`, at least 2^MIN_LOG_N.
-    fn forward(p: &Modulus, twiddles: &Twiddles, a: &mut [u64], scratch: &mut [u64]) {
-        if is_lazy(p) {
-            forward_passes::<true>(p, twiddles, a, scratch);
-        } else {
-            forward_passes::<false>(p, twiddles, a, scratch);
+    /// Coefficients in natural order, in `src` if given, else in `a`, to evaluations in orbit order in `a`. All are of one
+    /// length, at least 2^MIN_LOG_N.
+    fn forward(p: &Modulus, twiddles: &Twiddles, src: Option<&[u64]>, a: &mut [u64], scratch: &mut [u64]) {
+        match lazy(p, 4 * u64::from(a.len().ilog2()) + 1) {
+            NEVER => forward_passes::<NEVER>(p, twiddles, src, a, scratch),
+            ROUND => forward_passes::<ROUND>(p, twiddles, src, a, scratch),
+            _ => forward_passes::<EACH>(p, twiddles, src, a, scratch),
         }
     }
 
-    /// Evaluations in orbit order to coefficients in natural order. `scratch` is as long as `a`, at least 2^MIN_LOG_N.
-    fn inverse(p: &Modulus, twiddles: &Twiddles, a: &mut [u64], scratch: &mut [u64]) {
-        if is_lazy(p) {
-            inverse_passes::<true>(p, twiddles, a, scratch);
-        } else {
-            inverse_passes::<false>(p, twiddles, a, scratch);
+    /// Evaluations in orbit order, in `src` if given, else in `a`, to coefficients in natural order in `a`. All are of one
+    /// length, at least 2^MIN_LOG_N.
+    fn inverse(p: &Modulus, twiddles: &Twiddles, src: Option<&[u64]>, a: &mut [u64], scratch: &mut [u64]) {
+        match lazy(p, 36) {
+            NEVER => inverse_passes::<NEVER>(p, twiddles, src, a, scratch),
+            ROUND => inverse_passes::<ROUND>(p, twiddles, src, a, scratch),
+            _ => inverse_passes::<EACH>(p, twiddles, src, a, scratch),
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn forward_passes<const LAZY: bool>(p: &Modulus, twiddles: &Twiddles, a: &mut [u64], scratch: &mut [u64]) {
+fn forward_passes<const LAZY: Lazy>(
+    p: &Modulus,
+    twiddles: &Twiddles,
+    src: Option<&[u64]>,
+    a: &mut [u64],
+    scratch: &mut [u64],
+) {
     let prime = Prime::new(p);
     let (a, scratch) = (a.as_chunks_mut().0, scratch.as_chunks_mut().0);
     let half = a.len() / 2;
-    first_pass::<LAZY>(&prime, twiddles, a, scratch);
+    match src {
+        Some(src) => first_pass::<LAZY>(&prime, twiddles, src.as_chunks().0, scratch),
+        None => first_pass::<LAZY>(&prime, twiddles, a, scratch),
+    }
     let passes = schedule::passes((8 * half).ilog2() - 3);
     for ((a, scratch), factors) in a.chunks_exact_mut(half).zip(scratch.chunks_exact_mut(half)).zip(&twiddles.halves) {
         let mut level = 3;
@@ -85,7 +110,13 @@ fn forward_passes<const LAZY: bool>(p: &Modulus, twiddles: &Twiddles, a: &mut [u
 }
 
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn inverse_passes<const LAZY: bool>(p: &Modulus, twiddles: &Twiddles, a: &mut [u64], scratch: &mut [u64]) {
+fn inverse_passes<const LAZY: Lazy>(
+    p: &Modulus,
+    twiddles: &Twiddles,
+    src: Option<&[u64]>,
+    a: &mut [u64],
+    scratch: &mut [u64],
+) {
     let prime = Prime::new(p);
     let (a, scratch) = (a.as_chunks_mut().0, scratch.as_chunks_mut().0);
     let half = a.len() / 2;
@@ -93,7 +124,10 @@ fn inverse_passes<const LAZY: bool>(p: &Modulus, twiddles: &Twiddles, a: &mut [u
     let passes = schedule::passes(log_half - 3);
     // The twiddles of one half are the inverses of the other's.
     let inverse_factors = twiddles.halves.iter().rev();
-    for ((a, scratch), factors) in a.chunks_exact_mut(half).zip(scratch.chunks_exact_mut(half)).zip(inverse_factors) {
+    let halves = a.chunks_exact_mut(half).zip(scratch.chunks_exact_mut(half));
+    for (side, ((a, scratch), factors)) in halves.zip(inverse_factors).enumerate() {
+        // The first pass reads from the source, if there is one.
+        let source: Option<&[Line]> = src.map(|src| &src.as_chunks().0[side * half..(side + 1) * half]);
         let mut level = log_half;
         // An odd number of moves ends in the scratch buffer; if the count is even, the first pass stays in place.
         let mut in_scratch = false;
@@ -104,9 +138,10 @@ fn inverse_passes<const LAZY: bool>(p: &Modulus, twiddles: &Twiddles, a: &mut [u
                 (false, false) => (a.as_ptr(), scratch.as_mut_ptr()),
                 (false, true) => (a.as_ptr(), a.as_mut_ptr()),
             };
+            let src = source.filter(|_| i == 0).map_or(src, <[Line]>::as_ptr);
             level -= log_first + log_second;
             let pass = Pass { prime: &prime, factors, level, src, dst, half };
-            // SAFETY: both pointers are to `half` lines; they differ, or are equal in the first pass only.
+            // SAFETY: all pointers are to `half` lines; they differ, or are equal in the first pass only.
             unsafe {
                 match (log_first, log_second) {
                     (3, 0) => pass.inverse::<LAZY>(),
@@ -132,11 +167,14 @@ struct Group([[Line; 8]; GROUP]);
 /// The split into halves and levels 0 to 2 of both: eight nodes of each half become the lanes of a line.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn first_pass<const LAZY: bool>(prime: &Prime, twiddles: &Twiddles, src: &[Line], dst: &mut [Line]) {
+fn first_pass<const LAZY: Lazy>(prime: &Prime, twiddles: &Twiddles, src: &[Line], dst: &mut [Line]) {
     let half = src.len() / 2;
     let step = half / 8;
     let group = GROUP.min(step);
     let split = VectorFactor::splat(&twiddles.split);
+    // Keeps all differences positive: of all levels, or of the split alone.
+    let levels = if LAZY == NEVER { (8 * src.len()).ilog2() } else { 1 };
+    let bias = _mm512_mullo_epi64(prime.p2, splat(levels.into()));
     let [factors_plus, factors_minus] = &twiddles.halves;
     let (factors_plus, factors_minus) = (broadcast_factors(factors_plus), broadcast_factors(factors_minus));
     let (low, high) = src.split_at(half);
@@ -147,7 +185,8 @@ fn first_pass<const LAZY: bool>(prime: &Prime, twiddles: &Twiddles, src: &[Line]
         for k in 0..8 {
             let range = start + k * step..start + k * step + group;
             for (i, (low, high)) in low[range.clone()].iter().zip(&high[range]).enumerate() {
-                let (x, y) = forward_butterfly::<LAZY>(prime, load(low), load(high), split);
+                let low = _mm512_add_epi64(load(low), bias);
+                let (x, y) = forward_butterfly::<LAZY>(prime, low, load(high), split);
                 store(&mut plus.0[i % GROUP][k], x);
                 store(&mut minus.0[i % GROUP][k], y);
             }
@@ -164,7 +203,7 @@ fn first_pass<const LAZY: bool>(prime: &Prime, twiddles: &Twiddles, src: &[Line]
 /// Undoes `first_pass`, and divides by N.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn last_inverse_pass<const LAZY: bool>(prime: &Prime, twiddles: &Twiddles, src: &[Line], dst: &mut [Line]) {
+fn last_inverse_pass<const LAZY: Lazy>(prime: &Prime, twiddles: &Twiddles, src: &[Line], dst: &mut [Line]) {
     let half = src.len() / 2;
     let step = half / 8;
     let group = GROUP.min(step);
@@ -176,13 +215,19 @@ fn last_inverse_pass<const LAZY: bool>(prime: &Prime, twiddles: &Twiddles, src: 
     let (src_plus, src_minus) = src.split_at(half);
     let (low, high) = dst.split_at_mut(half);
     // Bound on the values of both halves: see `inverse_butterflies`.
-    let bound = if LAZY { _mm512_slli_epi64::<3>(prime.p2) } else { prime.p2 };
+    let bound = if LAZY == NEVER { _mm512_slli_epi64::<3>(prime.p2) } else { prime.p2 };
     let (mut plus, mut minus) = (Group([[[0; 8]; 8]; GROUP]), Group([[[0; 8]; 8]; GROUP]));
     let src = src_plus.chunks_exact(8 * group).zip(src_minus.chunks_exact(8 * group));
     for (start, (src_plus, src_minus)) in (0..step).step_by(group).zip(src) {
         for (group, factors, src) in [(&mut plus, &factors_plus, src_plus), (&mut minus, &factors_minus, src_minus)] {
             for (lines, src) in group.0.iter_mut().zip(src.as_chunks::<8>().0) {
-                store_all(lines, inverse_butterflies::<LAZY, 8>(prime, transpose(load_all(src)), factors));
+                let mut values = inverse_butterflies::<LAZY, 8>(prime, transpose(load_all(src)), factors);
+                if LAZY == ROUND {
+                    for value in &mut values[..4] {
+                        *value = prime.reduce_lazy(*value);
+                    }
+                }
+                store_all(lines, values);
             }
         }
         for k in 0..8 {
@@ -252,7 +297,7 @@ impl Pass<'_> {
     /// One round of radix 8; `last` makes the results canonical.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    unsafe fn forward<const LAZY: bool>(&self, last: bool) {
+    unsafe fn forward<const LAZY: Lazy>(&self, last: bool) {
         let lines = 1usize << (self.level - 3);
         let (step, offsets) = (self.half / 8, self.half / 8 / lines);
         for line in 0..lines {
@@ -271,7 +316,7 @@ impl Pass<'_> {
     /// Undoes `forward` up to a factor 8.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    unsafe fn inverse<const LAZY: bool>(&self) {
+    unsafe fn inverse<const LAZY: Lazy>(&self) {
         let lines = 1usize << (self.level - 3);
         let (step, offsets) = (self.half / 8, self.half / 8 / lines);
         for line in 0..lines {
@@ -290,7 +335,7 @@ impl Pass<'_> {
     /// Two rounds of radices R1 and R2; `last` makes the results canonical.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    unsafe fn forward_double<const LAZY: bool, const R1: usize, const R2: usize>(&self, last: bool) {
+    unsafe fn forward_double<const LAZY: Lazy, const R1: usize, const R2: usize>(&self, last: bool) {
         let lines = 1usize << (self.level - 3);
         // The offsets left after both rounds; the first round's offset is k2 * offsets + offset.
         let (step, offsets) = (self.half / R1, self.half / (R1 * R2 * lines));
@@ -327,7 +372,7 @@ impl Pass<'_> {
     /// Undoes `forward_double` up to the factor R1 * R2.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    unsafe fn inverse_double<const LAZY: bool, const R1: usize, const R2: usize>(&self) {
+    unsafe fn inverse_double<const LAZY: Lazy, const R1: usize, const R2: usize>(&self) {
         let lines = 1usize << (self.level - 3);
         let (step, offsets) = (self.half / R1, self.half / (R1 * R2 * lines));
         let mut block = Block([[0; 8]; 64]);
@@ -360,13 +405,13 @@ impl Pass<'_> {
     /// The inverse butterflies, with results below 2p.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    fn inverse_round<const LAZY: bool, const RADIX: usize>(
+    fn inverse_round<const LAZY: Lazy, const RADIX: usize>(
         &self,
         nodes: [__m512i; RADIX],
         factors: &[VectorFactor; 7],
     ) -> [__m512i; RADIX] {
         let mut values = inverse_butterflies::<LAZY, RADIX>(self.prime, nodes, factors);
-        if LAZY {
+        if LAZY != EACH {
             // The upper half comes fresh from multiplications.
             for value in &mut values[..RADIX / 2] {
                 *value = self.prime.reduce_lazy(*value);
@@ -445,12 +490,19 @@ macro_rules! butterflies {
 /// The butterflies of log2(RADIX) levels. Input k is offset k of one node, output m is node m of the last level.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn forward_butterflies<const LAZY: bool, const RADIX: usize>(
+fn forward_butterflies<const LAZY: Lazy, const RADIX: usize>(
     prime: &Prime,
     values: [__m512i; RADIX],
     factors: &[VectorFactor; 7],
 ) -> [__m512i; RADIX] {
     let mut v = values;
+    if LAZY == ROUND {
+        let p4 = _mm512_slli_epi64::<1>(prime.p2);
+        let bias = if RADIX == 8 { _mm512_add_epi64(p4, prime.p2) } else { p4 };
+        for x in &mut v[..RADIX / 2] {
+            *x = _mm512_add_epi64(prime.reduce_lazy(*x), bias);
+        }
+    }
     // A node's offsets are neighbours; its children take the lower and the upper half of its places.
     if RADIX == 8 {
         butterflies!(|x, y, w| forward_butterfly::<LAZY>(prime, x, y, w), v, factors:
@@ -461,10 +513,10 @@ fn forward_butterflies<const LAZY: bool, const RADIX: usize>(
     bit_reversed(v)
 }
 
-/// Undoes `forward_butterflies` up to the factor RADIX. Inputs are below 2p; outputs below 2p, or RADIX * 2p if `LAZY`.
+/// Undoes `forward_butterflies` up to the factor RADIX. Inputs are below 2p; outputs below 2p if `EACH`, else RADIX * 2p.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn inverse_butterflies<const LAZY: bool, const RADIX: usize>(
+fn inverse_butterflies<const LAZY: Lazy, const RADIX: usize>(
     prime: &Prime,
     nodes: [__m512i; RADIX],
     factors: &[VectorFactor; 7],
@@ -499,24 +551,25 @@ fn bit_reversed<const RADIX: usize>(mut v: [__m512i; RADIX]) -> [__m512i; RADIX]
     v
 }
 
-/// x + w*y and x - w*y. Both grow by 2p; unless `LAZY`, x is first taken below 2p, so that values stay below 4p.
+/// x + w*y and x - w*y up to multiples of p. If `EACH`, x is first taken below 2p, so that values stay below 4p; else it must
+/// be at least 2p, or the difference would be negative.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn forward_butterfly<const LAZY: bool>(prime: &Prime, x: __m512i, y: __m512i, w: VectorFactor) -> (__m512i, __m512i) {
-    if LAZY {
-        let plus = prime.mul_add_lazy(x, y, w);
-        (plus, _mm512_sub_epi64(_mm512_add_epi64(_mm512_add_epi64(x, x), prime.p2), plus))
-    } else {
-        let x = prime.subtract_2p(x);
-        let t = prime.masked(prime.mul_lazy(y, w));
+fn forward_butterfly<const LAZY: Lazy>(prime: &Prime, x: __m512i, y: __m512i, w: VectorFactor) -> (__m512i, __m512i) {
+    let t = prime.mul_lazy(y, w);
+    if LAZY == EACH {
+        let (x, t) = (prime.subtract_2p(x), prime.masked(t));
         (_mm512_add_epi64(x, t), _mm512_sub_epi64(_mm512_add_epi64(x, prime.p2), t))
+    } else {
+        (_mm512_add_epi64(x, t), _mm512_sub_epi64(x, t))
     }
 }
 
-/// x + y and w*(x - y). If `LAZY`, `bound` is a bound on x and y, and the sum is not reduced; else both and the sum stay below 2p.
+/// x + y and w*(x - y). If `EACH`, both and the sum stay below 2p; else `bound` is a bound on x and y, and the sum is not
+/// reduced.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn inverse_butterfly<const LAZY: bool>(
+fn inverse_butterfly<const LAZY: Lazy>(
     prime: &Prime,
     bound: __m512i,
     x: __m512i,
@@ -524,7 +577,7 @@ fn inverse_butterfly<const LAZY: bool>(
     w: VectorFactor,
 ) -> (__m512i, __m512i) {
     let sum = _mm512_add_epi64(x, y);
-    if LAZY {
+    if LAZY != EACH {
         (sum, prime.mul_lazy(_mm512_sub_epi64(_mm512_add_epi64(x, bound), y), w))
     } else {
         let product = prime.mul_lazy(_mm512_sub_epi64(_mm512_add_epi64(x, prime.p2), y), w);

@@ -6,7 +6,7 @@
 use super::arith::{Sum, SumReducer, load, splat, store, sum_is_wide};
 use super::entry_points;
 use crate::Modulus;
-use crate::stream::{BLOCK, PADDING, Packed, Shifted};
+use crate::stream::{BLOCK, PADDING, Packed, Shifted, Turned};
 use std::arch::x86_64::*;
 
 /// Terms between two reductions.
@@ -45,6 +45,17 @@ entry_points! {
     fn cipher(p: &Modulus, weights: Packed<'_>, inputs: &[[&[u64]; 2]], scratch: &mut [u64], out: &mut [&mut [u64]]) {
         let wide = sum_is_wide(2 * inputs.len().min(SPAN), p.value(), p.value());
         dispatch!(cipher_blocks, weights.width, wide, (p, weights.bytes, inputs, scratch, out));
+    }
+
+    /// See the portable kernel; whole blocks only.
+    fn turned(p: &Modulus, products: &[Turned<'_>], start: usize, replace: bool, acc: &mut [&mut [u64]]) {
+        let terms = products.iter().map(|product| product.inputs.len()).sum::<usize>();
+        assert!(terms <= SPAN, "too many products for one sum");
+        let wide = sum_is_wide(terms, p.value(), p.value());
+        let width = products.first().map_or(1, |product| product.weights.width);
+        if let [acc0, acc1] = acc {
+            dispatch!(turned_blocks, width, wide, (p, products, start, replace, acc0, acc1));
+        }
     }
 }
 
@@ -149,6 +160,46 @@ fn cipher_blocks<const WIDTH: usize, const WIDE: bool>(
     }
 }
 
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
+fn turned_blocks<const WIDTH: usize, const WIDE: bool>(
+    p: &Modulus,
+    products: &[Turned<'_>],
+    start: usize,
+    replace: bool,
+    acc0: &mut [u64],
+    acc1: &mut [u64],
+) {
+    let reducer = SumReducer::<WIDE>::new(p);
+    let stream = Stream::<WIDTH>::new(&[0; PADDING], 0);
+    let (acc0, acc1) = (acc0.as_chunks_mut::<BLOCK>().0, acc1.as_chunks_mut::<BLOCK>().0);
+    for (b, (acc0, acc1)) in acc0.iter_mut().zip(acc1).enumerate() {
+        let mut sums = [Sum::from(splat(0)); 4];
+        if !replace {
+            let ([low0, high0], [low1, high1]) = (halves(acc0), halves(acc1));
+            sums = [low0, high0, low1, high1].map(|acc| Sum::from(acc));
+        }
+        for product in products {
+            let source = product.source(start + b * BLOCK);
+            let first = b * 2 * BLOCK * WIDTH * product.terms;
+            let mut weights = stream.restarted(&product.weights.bytes[first..], product.inputs.len());
+            for input in product.inputs {
+                let mut wrapped = [0; BLOCK];
+                let [x0, x1] = halves(source.block(input, &mut wrapped));
+                // SAFETY: one step for each input, as `Stream::new` has checked.
+                let [w00, w01, w10, w11] = unsafe { weights.next() };
+                sums[0].add_product(x0, w00);
+                sums[1].add_product(x1, w01);
+                sums[2].add_product(x0, w10);
+                sums[3].add_product(x1, w11);
+            }
+        }
+        let (acc0, acc1) = (acc0.as_chunks_mut().0, acc1.as_chunks_mut().0);
+        for (acc, sum) in acc0.iter_mut().chain(acc1).zip(sums) {
+            store(acc, reducer.reduce(sum));
+        }
+    }
+}
+
 /// The weights still to be read, `WIDTH` bytes to a residue.
 struct Stream<'a, const WIDTH: usize> {
     next: *const u8,
@@ -163,7 +214,6 @@ impl<'a, const WIDTH: usize> Stream<'a, WIDTH> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
     fn new(bytes: &'a [u8], steps: usize) -> Self {
-        assert!(bytes.len() >= steps * 2 * BLOCK * WIDTH + PADDING, "the stream has too few weights");
         let mut places = [0u8; 64];
         let mut mask = 0;
         for (i, place) in places.iter_mut().enumerate().filter(|(i, _)| i % 8 < WIDTH) {
@@ -172,7 +222,16 @@ impl<'a, const WIDTH: usize> Stream<'a, WIDTH> {
         }
         // SAFETY: the array covers the 64 bytes read; no alignment is required.
         let places = unsafe { _mm512_loadu_si512(places.as_ptr().cast()) };
-        Stream { next: bytes.as_ptr(), places, mask, bytes: std::marker::PhantomData }
+        Stream { next: bytes.as_ptr(), places, mask, bytes: std::marker::PhantomData }.restarted(bytes, steps)
+    }
+
+    /// The same for other bytes; panics as `new` does.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
+    fn restarted<'b>(&self, bytes: &'b [u8], steps: usize) -> Stream<'b, WIDTH> {
+        assert!(bytes.len() >= steps * 2 * BLOCK * WIDTH + PADDING, "the stream has too few weights");
+        let (next, places, mask) = (bytes.as_ptr(), self.places, self.mask);
+        Stream { next, places, mask, bytes: std::marker::PhantomData }
     }
 
     /// The next step: a block of c0, then of c1, two vectors each.

@@ -1,7 +1,7 @@
 //! Products of packed weights. Sums of products below 2^100 in 128 bits: 2^28 of them fit, more than memory holds.
 
 use crate::Modulus;
-use crate::stream::{BLOCK, Packed, Shifted};
+use crate::stream::{BLOCK, Packed, Shifted, Turned};
 
 /// `out[c][i] = sum_t W[t][c][i] * x_t[i]`: `out` are two slices of equal length, the points from `start` on of the half that
 /// the inputs extend.
@@ -46,6 +46,39 @@ pub(crate) fn cipher(p: &Modulus, weights: Packed<'_>, inputs: &[[&[u64]; 2]], o
             for (out, sums) in out.iter_mut().zip(&sums) {
                 reduce(p, sums, &mut out[first..first + block]);
             }
+        }
+    }
+}
+
+/// `acc[c][i] += sum_products sum_t W[t][c][i] * turned(x_t)[i]`: `acc` are two slices of equal length, the points from `start` on, all in
+/// one half. What was in `acc` counts unless `replace`.
+pub(crate) fn turned(p: &Modulus, products: &[Turned<'_>], start: usize, replace: bool, acc: &mut [&mut [u64]]) {
+    let points = acc.first().map_or(0, |acc| acc.len());
+    let block = BLOCK.min(points);
+    for first in (0..points).step_by(block.max(1)) {
+        let mut sums = [[0u128; BLOCK]; 2];
+        for (sums, acc) in sums.iter_mut().zip(&*acc) {
+            for (sum, &x) in sums.iter_mut().zip(&acc[first..first + block]) {
+                *sum = if replace { 0 } else { u128::from(x) };
+            }
+        }
+        for product in products {
+            let source = product.source(start + first);
+            let mut weights = Reader::new(Packed {
+                bytes: &product.weights.bytes[2 * first * product.weights.width * product.terms..],
+                ..product.weights
+            });
+            for input in product.inputs {
+                let mut wrapped = [0; BLOCK];
+                let x = source.words(input, block, &mut wrapped);
+                for sums in &mut sums {
+                    let w = weights.next(block);
+                    add_products(sums, &w, x);
+                }
+            }
+        }
+        for (acc, sums) in acc.iter_mut().zip(&sums) {
+            reduce(p, sums, &mut acc[first..first + block]);
         }
     }
 }

@@ -84,7 +84,7 @@ impl Setup {
     }
 
     pub fn keys(&self, ids: &[KeyId], shape: KeyShape) -> EvaluationKeys {
-        ids.iter().map(|&id| self.secret.switch_key(id, shape).unwrap()).collect()
+        ids.iter().map(|&id| self.secret.switch_key(id, shape).unwrap().prepare(&self.parameters).unwrap()).collect()
     }
 
     #[track_caller]
