@@ -42,8 +42,7 @@ pub struct CostModel {
     pub elementwise: f64,
     /// A word of a fresh buffer: set to zero, or written first.
     pub buffer: f64,
-    /// Bytes of weights and keys that stay in the cache from one evaluation to the next; those of larger programs are read from
-    /// memory each time.
+    /// Bytes of weights and keys that stay in the cache from one evaluation to the next; of a program of twice that nothing stays.
     pub cache_bytes: f64,
     /// Packed weights times a plain input.
     pub plain_products: Stream,

@@ -259,9 +259,10 @@ impl<'a> Arithmetic<'a> {
     }
 
     fn stream(&self, stream: Stream, words: usize, bytes: usize) -> Work {
-        let from_memory = self.resident.max(bytes as u64) as f64 > self.model.cache_bytes;
-        let read = if from_memory { stream.byte * bytes as f64 } else { 0.0 };
-        self.time(read.max(stream.word * words as f64))
+        // From the size of the cache to twice that, more and more comes from memory.
+        let from_memory = (self.resident.max(bytes as u64) as f64 / self.model.cache_bytes - 1.0).clamp(0.0, 1.0);
+        let cached = stream.word * words as f64;
+        self.time(cached + from_memory * (stream.byte * bytes as f64 - cached).max(0.0))
     }
 
     fn time(&self, nanoseconds: f64) -> Work {

@@ -2,6 +2,7 @@
 
 use super::Task;
 use super::candidate::{Alternative, Candidate, Choice, RingContext, Special, Verdict};
+use crate::layouts::Layer;
 use crate::slots;
 
 /// log2 of the scale of messages, or of the part of a single layer's error: what is tried.
@@ -138,11 +139,11 @@ impl<'a> Search<'a> {
         found.ok_or(least_error)
     }
 
-    /// Tries coarser keys, other special primes, primes of whole bytes, and, if the memory does not suffice, smaller layouts.
+    /// Tries coarser keys, other special primes, primes of whole bytes, and, if the memory does not suffice, smaller layouts; then
+    /// other numbers of giant steps, since only a whole program shows what fits the cache.
     fn refine(&self, ring: &mut RingContext, start: &Choice, found: &mut Found) {
-        let fits = |found: &Found| found.limit.is_none() || found.best.is_some();
         for per_byte in [0.0].into_iter().chain(PER_BYTE) {
-            if per_byte > 0.0 && fits(found) {
+            if per_byte > 0.0 && (found.limit.is_none() || found.best.is_some()) {
                 break;
             }
             for whole_bytes in [false, true] {
@@ -154,6 +155,11 @@ impl<'a> Search<'a> {
                         }
                     }
                 }
+            }
+        }
+        if let Some(choice) = found.best.as_ref().map(|b| b.choice.clone()) {
+            for layers in giant_splits(self.task, ring, &choice) {
+                self.climb(ring, Choice { layers, ..choice.clone() }, found);
             }
         }
     }
@@ -204,13 +210,17 @@ impl Found {
     }
 }
 
+/// The layouts of least time with each other number of giant steps of the first layer.
+fn giant_splits(task: &Task<'_>, ring: &mut RingContext, choice: &Choice) -> Vec<Vec<Layer>> {
+    let Some(first) = choice.layers.first().filter(|_| task.request.encrypted_input) else { return Vec::new() };
+    let others = (0..ring.log_n).map(|i| 1usize << i).filter(|&g| g != first.layout.giants);
+    others.map_while(|giants| slots::cheapest_layers(task, ring, choice, Some(giants))).collect()
+}
+
 /// The best of the chosen ring with other numbers of giant steps.
 pub(super) fn splits(task: &Task<'_>, ring: &mut RingContext, best: &Candidate) -> Vec<Alternative> {
     let mut out = Vec::new();
-    let taken = best.choice.layers.first().map_or(1, |l| l.layout.giants);
-    let powers = (0..ring.log_n).map(|i| 1usize << i).filter(|&g| g != taken && task.request.encrypted_input);
-    for giants in powers.filter(|_| task.stages.len() > 1) {
-        let Some(layers) = slots::cheapest_layers(task, ring, &best.choice, Some(giants)) else { break };
+    for layers in giant_splits(task, ring, &best.choice) {
         let choice = Choice { layers, ..best.choice.clone() };
         let Some(mut other) = Candidate::sketch(task, ring, &choice) else { continue };
         let error = other.forecast(task, ring);
