@@ -2,9 +2,10 @@
 """Times TenSEAL (PyPI `tenseal`, Apache-2.0, Microsoft SEAL inside) on this machine, as the peer `subrosa bench --peer tenseal` shows.
 
     python3 -m venv venv && venv/bin/pip install tenseal==0.3.18
-    venv/bin/python models/peer_tenseal.py [--repetitions 30]
+    venv/bin/python models/peer_tenseal.py [--repetitions 30] [--log-n 14 15]
 
-CKKS at N = 2^14 with coefficient moduli of 60, 5 x 40 and 60 bits (the last is SEAL's key-switching prime), scale 2^40, one thread.
+CKKS at N = 2^14 with coefficient moduli of 60, 5 x 40 and 60 bits (the last is SEAL's key-switching prime), scale 2^40, one thread;
+with `--log-n 15` at N = 2^15 as well, with 60, 11 x 45 and 60 bits, scale 2^45: these figures are under "degrees", by ring degree.
 Prints one JSON object: medians in milliseconds, the least times (nearer the truth on a busy machine), and the largest error of
 each result against plain arithmetic. It exits with 1 and {"error": ...} when TenSEAL is missing or a result is wrong.
 
@@ -34,8 +35,10 @@ except ImportError as reason:
 
 DEGREE = 1 << 14
 SLOTS = DEGREE // 2
-BITS = [60, 40, 40, 40, 40, 40, 60]
-SCALE = 2.0**40
+# log2 N: (bits of the coefficient moduli, log2 of the scale). The first is that of the layer and of `ckks_vector_*`.
+CHAINS = {14: ([60, 40, 40, 40, 40, 40, 60], 40), 15: ([60] + [45] * 11 + [60], 45)}
+BITS = CHAINS[14][0]
+SCALE = 2.0 ** CHAINS[14][1]
 INPUTS, OUTPUTS = 512, 10
 WRONG = 1e-3  # an error above this is a defect of the measurement, not noise
 
@@ -55,17 +58,19 @@ def times_ms(work, repetitions):
 class Scheme:
     """SEAL's objects for one set of keys."""
 
-    def __init__(self):
+    def __init__(self, log_n, rotations):
+        bits, scale_bits = CHAINS[log_n]
+        degree, self.scale = 1 << log_n, 2.0**scale_bits
         parameters = seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)
-        parameters.set_poly_modulus_degree(DEGREE)
-        parameters.set_coeff_modulus(seal.CoeffModulus.Create(DEGREE, BITS))
+        parameters.set_poly_modulus_degree(degree)
+        parameters.set_coeff_modulus(seal.CoeffModulus.Create(degree, bits))
         self.context = seal.SEALContext(parameters, True, seal.SEC_LEVEL_TYPE.TC128)
         keys = seal.KeyGenerator(self.context)
         self.public, self.relin, self.galois = seal.PublicKey(), seal.RelinKeys(), seal.GaloisKeys()
         keys.create_public_key(self.public)
         keys.create_relin_keys(self.relin)
-        # Galois elements 3^step mod 2N, for rotations by 1, 2, 4 ... 256.
-        keys.create_galois_keys([pow(3, 1 << i, 2 * DEGREE) for i in range(INPUTS.bit_length() - 1)], self.galois)
+        # Galois elements 3^step mod 2N.
+        keys.create_galois_keys([pow(3, step, 2 * degree) for step in rotations], self.galois)
         self.encoder = seal.CKKSEncoder(self.context)
         self.encryptor = seal.Encryptor(self.context, self.public)
         self.decryptor = seal.Decryptor(self.context, keys.secret_key())
@@ -73,7 +78,7 @@ class Scheme:
 
     def encode(self, values):
         plain = seal.Plaintext()
-        self.encoder.encode(values, SCALE, plain)
+        self.encoder.encode(values, self.scale, plain)
         return plain
 
     def encrypt(self, plain):
@@ -113,52 +118,34 @@ class Scheme:
             step //= 2
         lowered = seal.Ciphertext()
         self.evaluator.mod_switch_to_next(bias, lowered)
-        # The scales differ by the rescaling prime's distance from 2^40, far below the noise allowed for.
+        # The scales differ by the rescaling prime's distance from the scale, far below the noise allowed for.
         lowered.scale = total.scale
         self.evaluator.add_inplace(total, lowered)
         return total
 
 
-def main():
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--repetitions", type=int, default=30)
-    repetitions = max(1, arguments.parse_args().repetitions)
+def distance(got, want):
+    return max(abs(g - w) for g, w in zip(got, want))
 
-    draw = random.Random(1)
-    a = [draw.uniform(-1, 1) for _ in range(SLOTS)]
-    b = [draw.uniform(-1, 1) for _ in range(SLOTS)]
-    x = [draw.uniform(-1, 1) for _ in range(INPUTS)]
-    weights = [draw.uniform(-1, 1) / INPUTS**0.5 for _ in range(OUTPUTS * INPUTS)]
-    bias = [draw.uniform(-1, 1) for _ in range(OUTPUTS)]
 
-    start = time.perf_counter()
-    s = Scheme()
-    keygen = (time.perf_counter() - start) * 1e3
-    plain_b = s.encode(b)
-    ct_a, ct_b = s.encrypt(s.encode(a)), s.encrypt(plain_b)
-    spread_bias = [0.0] * SLOTS
-    spread_bias[: OUTPUTS * INPUTS : INPUTS] = bias
-    ct_weights, ct_bias = s.encrypt(s.encode(weights)), s.encrypt(s.encode(spread_bias))
-
-    high = tenseal.context(tenseal.SCHEME_TYPE.CKKS, DEGREE, coeff_mod_bit_sizes=BITS, n_threads=1)
-    high.global_scale = SCALE
-    high_a, high_b = tenseal.ckks_vector(high, a), tenseal.ckks_vector(high, b)
-
-    product = s.decrypt(s.multiply(ct_a, ct_b))
-    rotated = s.decrypt(s.rotate(ct_a, 1))
-    result = s.decrypt(s.layer(ct_weights, ct_bias, x))[: OUTPUTS * INPUTS : INPUTS]
-    expected = [sum(w * v for w, v in zip(weights[r * INPUTS : (r + 1) * INPUTS], x)) + bias[r] for r in range(OUTPUTS)]
-    distance = lambda got, want: max(abs(g - w) for g, w in zip(got, want))
-    errors = {
-        "encrypt": distance(s.decrypt(ct_a), a),
-        "ct_ct": distance(product, [p * q for p, q in zip(a, b)]),
-        "rotate": distance(rotated, a[1:] + a[:1]),
-        "layer_512_10": distance(result, expected),
-    }
+def stop_if_wrong(errors):
     if max(errors.values()) > WRONG:
         print(json.dumps({"peer": "tenseal", "error": "a result is wrong", "largest_error": errors}))
         sys.exit(1)
 
+
+def primitives(s, log_n, draw, repetitions):
+    """(times, errors) of what every ring degree is timed for."""
+    a = [draw.uniform(-1, 1) for _ in range(1 << (log_n - 1))]
+    b = [draw.uniform(-1, 1) for _ in range(1 << (log_n - 1))]
+    plain_b = s.encode(b)
+    ct_a, ct_b = s.encrypt(s.encode(a)), s.encrypt(plain_b)
+    errors = {
+        "encrypt": distance(s.decrypt(ct_a), a),
+        "ct_ct": distance(s.decrypt(s.multiply(ct_a, ct_b)), [p * q for p, q in zip(a, b)]),
+        "rotate": distance(s.decrypt(s.rotate(ct_a, 1)), a[1:] + a[:1]),
+    }
+    stop_if_wrong(errors)
     times = {
         "encode": times_ms(lambda: s.encode(a), repetitions),
         "encrypt_public_key": times_ms(lambda: s.encrypt(plain_b), repetitions),
@@ -167,28 +154,81 @@ def main():
         "ct_pt_rescale": times_ms(lambda: s.multiply_plain(ct_a, plain_b), repetitions),
         "ct_ct_relin_rescale": times_ms(lambda: s.multiply(ct_a, ct_b), repetitions),
         "rotate": times_ms(lambda: s.rotate(ct_a, 1), repetitions),
+    }
+    return times, errors
+
+
+def layer_and_vectors(s, draw, repetitions):
+    """(times, errors) of the layer and of TenSEAL's own vectors, at N = 2^14."""
+    a = [draw.uniform(-1, 1) for _ in range(SLOTS)]
+    b = [draw.uniform(-1, 1) for _ in range(SLOTS)]
+    x = [draw.uniform(-1, 1) for _ in range(INPUTS)]
+    weights = [draw.uniform(-1, 1) / INPUTS**0.5 for _ in range(OUTPUTS * INPUTS)]
+    bias = [draw.uniform(-1, 1) for _ in range(OUTPUTS)]
+    spread_bias = [0.0] * SLOTS
+    spread_bias[: OUTPUTS * INPUTS : INPUTS] = bias
+    ct_weights, ct_bias = s.encrypt(s.encode(weights)), s.encrypt(s.encode(spread_bias))
+
+    high = tenseal.context(tenseal.SCHEME_TYPE.CKKS, DEGREE, coeff_mod_bit_sizes=BITS, n_threads=1)
+    high.global_scale = SCALE
+    high_a, high_b = tenseal.ckks_vector(high, a), tenseal.ckks_vector(high, b)
+
+    result = s.decrypt(s.layer(ct_weights, ct_bias, x))[: OUTPUTS * INPUTS : INPUTS]
+    expected = [sum(w * v for w, v in zip(weights[r * INPUTS : (r + 1) * INPUTS], x)) + bias[r] for r in range(OUTPUTS)]
+    errors = {"layer_512_10": distance(result, expected)}
+    stop_if_wrong(errors)
+    times = {
         "layer_512_10_encrypted_weights_plain_input": times_ms(lambda: s.layer(ct_weights, ct_bias, x), repetitions),
         "ckks_vector_encode_encrypt": times_ms(lambda: tenseal.ckks_vector(high, a), repetitions),
         "ckks_vector_ct_ct_relin_rescale": times_ms(lambda: high_a * high_b, repetitions),
     }
-    print(
-        json.dumps(
-            {
-                "peer": "tenseal",
-                "version": tenseal.__version__,
-                "python": platform.python_version(),
-                "threads": 1,
-                "poly_modulus_degree": DEGREE,
-                "coeff_modulus_bits": BITS,
-                "scale_bits": 40,
-                "repetitions": repetitions,
-                "keygen_ms": round(keygen, 1),
-                "median_ms": {name: pair[0] for name, pair in times.items()},
-                "least_ms": {name: pair[1] for name, pair in times.items()},
-                "largest_error": errors,
-            }
-        )
-    )
+    return times, errors
+
+
+def median_and_least(times):
+    return {
+        "median_ms": {name: pair[0] for name, pair in times.items()},
+        "least_ms": {name: pair[1] for name, pair in times.items()},
+    }
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--repetitions", type=int, default=30)
+    arguments.add_argument("--log-n", type=int, nargs="+", choices=sorted(CHAINS), default=[14])
+    arguments = arguments.parse_args()
+    repetitions = max(1, arguments.repetitions)
+
+    draw = random.Random(1)
+    degrees = {}
+    for log_n in sorted(set(arguments.log_n)):
+        start = time.perf_counter()
+        # Rotations by 1, 2, 4 ... 256 add up the layer's rows.
+        s = Scheme(log_n, [1 << i for i in range(INPUTS.bit_length() - 1)] if log_n == 14 else [1])
+        keygen = (time.perf_counter() - start) * 1e3
+        times, errors = primitives(s, log_n, draw, repetitions)
+        if log_n == 14:
+            more_times, more_errors = layer_and_vectors(s, draw, repetitions)
+            times, errors = {**times, **more_times}, {**errors, **more_errors}
+        degrees[1 << log_n] = {
+            "coeff_modulus_bits": CHAINS[log_n][0],
+            "scale_bits": CHAINS[log_n][1],
+            "keygen_ms": round(keygen, 1),
+            **median_and_least(times),
+            "largest_error": errors,
+        }
+    report = {
+        "peer": "tenseal",
+        "version": tenseal.__version__,
+        "python": platform.python_version(),
+        "threads": 1,
+        "repetitions": repetitions,
+        "degrees": degrees,
+    }
+    if DEGREE in degrees:
+        # As reports were before there were degrees.
+        report.update({"poly_modulus_degree": DEGREE, **degrees[DEGREE]})
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 //! Commands and flags.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use subrosa_fhe::SecurityLevel;
 use subrosa_input::Preprocess;
@@ -105,7 +107,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Measures this machine
+    /// Measures this machine, on one thread unless --threads says otherwise
     Bench {
         #[command(subcommand)]
         what: Bench,
@@ -210,8 +212,43 @@ pub(crate) enum Keys {
 
 #[derive(Subcommand)]
 pub(crate) enum Bench {
+    /// The engine's operations: transforms, encoding, encryption, products, key switching, rotations
+    Primitives(PrimitivesFlags),
     /// A classifier of fully connected layers with random weights, with plain and with encrypted input
     Classifier(ClassifierFlags),
+    /// The paper's experiment, each step in a process of its own, beside the paper's Tables 2 to 5
+    Paper(PaperFlags),
+    /// The edge's command line, as a process that `paper` measures
+    #[command(hide = true)]
+    Edge {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Plain inference one sample at a time, as a process that `paper` measures
+    #[command(hide = true)]
+    Plain {
+        /// The network, an ONNX file
+        model: PathBuf,
+        /// Samples
+        #[arg(long, value_name = "FILE")]
+        input: String,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct PrimitivesFlags {
+    /// Times that each operation is measured
+    #[arg(long, value_name = "N", default_value_t = 31, value_parser = clap::value_parser!(u16).range(1..))]
+    pub runs: u16,
+    /// Ring degrees as log2 N: one of 13 to 16, a list as in 14,15 or a range as in 13..16
+    #[arg(long, value_name = "LOG_N", default_value = "13..16")]
+    pub log_n: LogNs,
+    /// Time another library in the same run, at 2^14 and 2^15
+    #[arg(long, value_enum)]
+    pub peer: Option<Peer>,
+    /// Keep the report in benches/results of the source tree
+    #[arg(long)]
+    pub archive: bool,
 }
 
 #[derive(Args)]
@@ -234,6 +271,70 @@ pub(crate) struct ClassifierFlags {
     /// Time another library in the same run
     #[arg(long, value_enum)]
     pub peer: Option<Peer>,
+    /// Keep the report in benches/results of the source tree
+    #[arg(long)]
+    pub archive: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct PaperFlags {
+    /// Times that the experiment is repeated; figures are means
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    pub runs: u16,
+    /// The network, by the size of its images
+    #[arg(long, value_enum, default_value_t = PaperNetworks::All)]
+    pub network: PaperNetworks,
+    /// Bits of security: 128, 192 or 256, several with commas
+    #[arg(long, value_delimiter = ',', default_value = "128,192,256", value_parser = security)]
+    pub security: Vec<SecurityLevel>,
+    /// What is encrypted, several with commas [default: all of them]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub setting: Vec<PaperSetting>,
+    /// Draw the times of the CIFAR-10 network beside the paper's
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Keep the report in benches/results of the source tree
+    #[arg(long)]
+    pub archive: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PaperNetworks {
+    Cifar,
+    Mnist,
+    All,
+}
+
+/// A network of the paper.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum PaperNetwork {
+    Cifar,
+    Mnist,
+}
+
+impl PaperNetworks {
+    pub fn each(self) -> &'static [PaperNetwork] {
+        match self {
+            Self::Cifar => &[PaperNetwork::Cifar],
+            Self::Mnist => &[PaperNetwork::Mnist],
+            Self::All => &[PaperNetwork::Cifar, PaperNetwork::Mnist],
+        }
+    }
+}
+
+/// What is encrypted of a network of the paper.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum PaperSetting {
+    /// The classifier, with x^2+2x as its activation
+    Square,
+    /// The classifier without activation, layer by layer as the paper computed it
+    None,
+    /// The same with its two layers folded into one, which is what `protect` does unless it is told not to
+    NoneFolded,
+    /// The last layer alone
+    Last,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -279,6 +380,29 @@ fn memory(text: &str) -> Result<u64, String> {
         Ok(bytes as u64)
     } else {
         Err("write a number of bytes, as in 64MB or 2GB".into())
+    }
+}
+
+/// Ring degrees to measure, as log2 N, rising.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogNs(pub Vec<u32>);
+
+impl std::str::FromStr for LogNs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let one = |s: &str| s.trim().parse().ok().filter(|n| (13..=16u32).contains(n));
+        let all: Option<Vec<u32>> = match text.split_once("..") {
+            Some((first, last)) => one(first).zip(one(last)).map(|(first, last)| (first..=last).collect()),
+            None => text.split(',').map(one).collect(),
+        };
+        let mut all = all.unwrap_or_default();
+        all.sort_unstable();
+        all.dedup();
+        if all.is_empty() {
+            return Err("write one of 13 to 16, a list as in 14,15 or a range as in 13..16".into());
+        }
+        Ok(Self(all))
     }
 }
 

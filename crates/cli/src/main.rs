@@ -29,6 +29,9 @@ fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write) -> Re
         // Figures are for one core unless more are asked for.
         flags.threads = flags.threads.or(Some(1));
     }
+    if let Command::Bench { what: arguments::Bench::Edge { arguments } } = command {
+        return subrosa_edge::run(std::iter::once(OsString::from("subrosa-edge")).chain(arguments), out);
+    }
     flags.start_threads()?;
     let mut terminal = Terminal::new(out, flags);
     let terminal = &mut terminal;
@@ -46,6 +49,6 @@ fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write) -> Re
         Command::Demo { model, images } => demo::demo(terminal, model, images),
         Command::Keys { command } => keys::keys(terminal, &home, &command),
         Command::Identity { out } => keys::identity(terminal, &home, out.as_deref()),
-        Command::Bench { what: arguments::Bench::Classifier(wanted) } => bench::classifier(terminal, &wanted),
+        Command::Bench { what } => bench::bench(terminal, &home, &what),
     }
 }

@@ -316,8 +316,10 @@ impl WeightStream {
         }
         let residues = products.iter().map(|product| product.inputs.len()).sum::<usize>() * n;
         for_each_task(n, limbs, residues, block, &mut acc, |task| {
-            let limbs_of_inputs: Vec<Vec<&[u64]>> =
-                products.iter().map(|product| product.inputs.iter().filter_map(|x| x.get(task.limb).copied()).collect()).collect();
+            let limbs_of_inputs: Vec<Vec<&[u64]>> = products
+                .iter()
+                .map(|product| product.inputs.iter().filter_map(|x| x.get(task.limb).copied()).collect())
+                .collect();
             let turned: Vec<Turned<'_>> = products
                 .iter()
                 .zip(&limbs_of_inputs)

@@ -11,6 +11,10 @@ use subrosa_terminal::{Failure, text};
 
 const SCRIPT: &str = include_str!("../../../../models/peer_tenseal.py");
 const VARIABLE: &str = "SUBROSA_PEER_PYTHON";
+/// Ring degrees that the script knows, as log2 N.
+pub(super) const DEGREES: [u32; 2] = [14, 15];
+/// That of its layer.
+const LAYER_LOG_N: u32 = 14;
 /// The peer's figure that our layer is held against, in milliseconds.
 const LAYER: &str = "layer_512_10_encrypted_weights_plain_input";
 
@@ -35,13 +39,14 @@ pub(super) struct Layer {
     pub threads: u64,
 }
 
-/// Runs `models/peer_tenseal.py` and holds its layer against ours.
-pub(super) fn tenseal(ours: Layer) -> Result<Comparison, Failure> {
+/// Runs `models/peer_tenseal.py`, for primitives at these ring degrees (log2 N), and gives its report.
+pub(super) fn report(log_ns: &[u32]) -> Result<Value, Failure> {
     let python = std::env::var_os(VARIABLE).unwrap_or_else(|| OsString::from("python3"));
     let directory = tempfile::tempdir().map_err(io("create a directory in", &std::env::temp_dir()))?;
     let script = directory.path().join("peer_tenseal.py");
     std::fs::write(&script, SCRIPT).map_err(io("write", &script))?;
-    let output = Command::new(&python).arg(&script).output();
+    let output =
+        Command::new(&python).arg(&script).arg("--log-n").args(log_ns.iter().map(ToString::to_string)).output();
     let output = output.map_err(io("start", Path::new(&python)))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let cure = format!("{VARIABLE} names a Python that has tenseal");
@@ -53,6 +58,17 @@ pub(super) fn tenseal(ours: Layer) -> Result<Comparison, Failure> {
     if let Some(error) = peer.get("error").and_then(Value::as_str) {
         return Err(Failure::usage(format!("the peer cannot be timed: {error}; {cure}")));
     }
+    Ok(peer)
+}
+
+/// The peer's version, for people.
+pub(super) fn version(peer: &Value) -> &str {
+    peer.get("version").and_then(Value::as_str).unwrap_or("of unknown version")
+}
+
+/// Runs the peer and holds its layer against ours.
+pub(super) fn layer(ours: Layer) -> Result<Comparison, Failure> {
+    let peer = report(&[LAYER_LOG_N])?;
     let at = |group: &str, name: &str| peer.get(group).and_then(|g| g.get(name)).and_then(Value::as_f64);
     let whole = |name: &str| peer.get(name).and_then(Value::as_u64);
     let missing = || Failure::failed(format!("the peer's report lacks figures of its {LAYER}"));
@@ -68,8 +84,11 @@ pub(super) fn tenseal(ours: Layer) -> Result<Comparison, Failure> {
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let version = self.peer.get("version").and_then(Value::as_str).unwrap_or("of unknown version");
-        writeln!(f, "peer: TenSEAL {version}, one layer 512-10, encrypted weights, plain input, encoding included")?;
+        writeln!(
+            f,
+            "peer: TenSEAL {}, one layer 512-10, encrypted weights, plain input, encoding included",
+            version(&self.peer)
+        )?;
         for (name, layer) in [("TenSEAL", &self.theirs), ("Subrosa", &self.ours)] {
             let (time, degree) = (text::seconds(layer.seconds), layer.ring_degree);
             let error = layer.max_abs_error;

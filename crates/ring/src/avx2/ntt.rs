@@ -32,7 +32,8 @@ fn is_lazy(p: &Modulus) -> bool {
 
 /// Reorders the twiddles for this kernel, and replaces them and their quotients by the bits of centred f64 values.
 pub(crate) fn arrange(p: &Modulus, twiddles: &mut Twiddles, log_n: u32) {
-    schedule::arrange::<4>(twiddles, log_n);
+    let rounds = schedule::passes(log_n - 3).flat_map(|(first, second)| [first, second]);
+    schedule::arrange::<4>(twiddles, rounds);
     for factors in &mut twiddles.halves {
         for (value, quotient) in factors.values.iter_mut().zip(factors.quotients.iter_mut()) {
             let (w, w_over_p) = centered_factor(p, *value);

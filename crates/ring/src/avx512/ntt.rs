@@ -1,10 +1,10 @@
-//! The number theoretic transform of the AVX-512 kernel: Stockham passes of radix 64 down to 8.
+//! The number theoretic transform of the AVX-512 kernel: Stockham passes, two over the data for N up to 2^15.
 //!
-//! The first pass of the forward transform splits into halves and does the three levels with fewer than eight nodes at once,
-//! with a transpose at the store. In all later passes eight neighbouring nodes share a vector, with as many twiddles. Most of
-//! these are double: two rounds of radix 8 or 4 in registers with a small block on the stack between, so that the data cross
-//! the caches less often. The last pass reads and writes the same places, so it runs in place if the count of passes asks
-//! for it. The inverse transform is the same backwards.
+//! The head of the forward transform splits into halves and does the three levels with fewer than eight nodes at once, with a
+//! transpose behind, in large rings three levels more ([`head_levels`]). In all later passes eight neighbouring nodes share a vector, with
+//! as many twiddles. Passes are two rounds of radix 16, 8 or 4 in registers with a small block on the stack between, so that the
+//! data cross the caches less often. The last pass reads and writes the same places, so it runs in place if the count of passes
+//! asks for it. The inverse transform is the same backwards.
 //!
 //! How often values are reduced depends on the prime ([`Lazy`]). A forward butterfly makes x + t and x - t of x and a product
 //! t < 2p; a multiple of 2p that was added to x before keeps the differences positive, so that nothing else needs to be done at
@@ -18,7 +18,7 @@ use crate::twiddles::{Factors, Twiddles};
 use std::arch::x86_64::*;
 
 /// Smaller transforms are left to the portable kernel.
-pub(crate) const MIN_LOG_N: u32 = 7;
+pub(crate) const MIN_LOG_N: u32 = 9;
 
 type Line = [u64; 8];
 
@@ -26,7 +26,7 @@ type Line = [u64; 8];
 type Lazy = u8;
 /// Never: the forward transform of L levels stays below p + 2p L + 2p L, the inverse below 36p between its reductions.
 const NEVER: Lazy = 0;
-/// Before each round of at most three levels, which takes 2p + 6p + 6p in the forward, 16p in the inverse transform: p < 2^48.
+/// Before each round, and in the middle of one of radix 16. Three levels take 2p + 6p + 6p forward, 16p inverse: p < 2^48.
 const ROUND: Lazy = 1;
 /// At each butterfly: values stay below 4p forward, 2p inverse.
 const EACH: Lazy = 2;
@@ -40,9 +40,31 @@ fn lazy(p: &Modulus, room: u64) -> Lazy {
     }
 }
 
+/// Levels of each half that the head does: more where the data are too large for the first-level cache anyway.
+fn head_levels(log_n: u32) -> u32 {
+    if log_n >= 14 { 6 } else { 3 }
+}
+
+/// The passes behind the head, in forward order: log2 of the radices of both rounds (0: there is none).
+fn passes(log_n: u32) -> impl DoubleEndedIterator<Item = (u32, u32)> + ExactSizeIterator + Clone {
+    let levels = log_n - 1 - head_levels(log_n);
+    // At most eight levels to a pass; what is more goes first.
+    let single = if levels > 8 { 3 } else { 0 };
+    let (count, last) = (1 + usize::from(single > 0), levels - single);
+    (0..count).map(move |pass| match (pass + 1 == count, last) {
+        (false, _) => (single, 0),
+        (true, 3) => (3, 0),
+        // The larger radix second, but for five levels.
+        (true, 5) => (3, 2),
+        (true, _) => (last / 2, last.div_ceil(2)),
+    })
+}
+
 /// Reorders the twiddles for this kernel.
 pub(crate) fn arrange(twiddles: &mut Twiddles, log_n: u32) {
-    schedule::arrange::<8>(twiddles, log_n);
+    let head = head_levels(log_n) - 3;
+    let rounds = passes(log_n).flat_map(|(first, second)| [first, second]);
+    schedule::arrange::<8>(twiddles, std::iter::once(head).chain(rounds));
 }
 
 entry_points! {
@@ -78,13 +100,15 @@ fn forward_passes<const LAZY: Lazy>(
     let prime = Prime::new(p);
     let (a, scratch) = (a.as_chunks_mut().0, scratch.as_chunks_mut().0);
     let half = a.len() / 2;
-    match src {
-        Some(src) => first_pass::<LAZY>(&prime, twiddles, src.as_chunks().0, scratch),
-        None => first_pass::<LAZY>(&prime, twiddles, a, scratch),
+    let log_n = (16 * half).ilog2();
+    let source: &[Line] = src.map_or(&*a, |src| src.as_chunks().0);
+    match head_levels(log_n) {
+        6 => head::<LAZY, LONG>(&prime, twiddles, source, scratch),
+        _ => head::<LAZY, SHORT>(&prime, twiddles, source, scratch),
     }
-    let passes = schedule::passes((8 * half).ilog2() - 3);
+    let passes = passes(log_n);
     for ((a, scratch), factors) in a.chunks_exact_mut(half).zip(scratch.chunks_exact_mut(half)).zip(&twiddles.halves) {
-        let mut level = 3;
+        let mut level = head_levels(log_n);
         let mut in_scratch = true;
         for (i, (log_first, log_second)) in passes.clone().enumerate() {
             let last = i + 1 == passes.len();
@@ -98,6 +122,8 @@ fn forward_passes<const LAZY: Lazy>(
             unsafe {
                 match (log_first, log_second) {
                     (3, 0) => pass.forward::<LAZY>(last),
+                    (4, _) => pass.forward_double::<LAZY, 16, 16>(last),
+                    (3, 4) => pass.forward_double::<LAZY, 8, 16>(last),
                     (3, 3) => pass.forward_double::<LAZY, 8, 8>(last),
                     (3, _) => pass.forward_double::<LAZY, 8, 4>(last),
                     _ => pass.forward_double::<LAZY, 4, 4>(last),
@@ -120,15 +146,15 @@ fn inverse_passes<const LAZY: Lazy>(
     let prime = Prime::new(p);
     let (a, scratch) = (a.as_chunks_mut().0, scratch.as_chunks_mut().0);
     let half = a.len() / 2;
-    let log_half = (8 * half).ilog2();
-    let passes = schedule::passes(log_half - 3);
+    let log_n = (16 * half).ilog2();
+    let passes = passes(log_n);
     // The twiddles of one half are the inverses of the other's.
     let inverse_factors = twiddles.halves.iter().rev();
     let halves = a.chunks_exact_mut(half).zip(scratch.chunks_exact_mut(half));
     for (side, ((a, scratch), factors)) in halves.zip(inverse_factors).enumerate() {
         // The first pass reads from the source, if there is one.
         let source: Option<&[Line]> = src.map(|src| &src.as_chunks().0[side * half..(side + 1) * half]);
-        let mut level = log_half;
+        let mut level = log_n - 1;
         // An odd number of moves ends in the scratch buffer; if the count is even, the first pass stays in place.
         let mut in_scratch = false;
         for (i, (log_first, log_second)) in passes.clone().rev().enumerate() {
@@ -145,6 +171,8 @@ fn inverse_passes<const LAZY: Lazy>(
             unsafe {
                 match (log_first, log_second) {
                     (3, 0) => pass.inverse::<LAZY>(),
+                    (4, _) => pass.inverse_double::<LAZY, 16, 16>(),
+                    (3, 4) => pass.inverse_double::<LAZY, 8, 16>(),
                     (3, 3) => pass.inverse_double::<LAZY, 8, 8>(),
                     (3, _) => pass.inverse_double::<LAZY, 8, 4>(),
                     _ => pass.inverse_double::<LAZY, 4, 4>(),
@@ -153,90 +181,139 @@ fn inverse_passes<const LAZY: Lazy>(
             in_scratch ^= !in_place;
         }
     }
-    last_inverse_pass::<LAZY>(&prime, twiddles, scratch, a);
+    match head_levels(log_n) {
+        6 => inverse_head::<LAZY, LONG>(&prime, twiddles, scratch, a),
+        _ => inverse_head::<LAZY, SHORT>(&prime, twiddles, scratch, a),
+    }
 }
 
-/// Neighbouring lines that the first pass takes at a time from each of its 16 places in the source. These are a power of two
-/// apart and compete for the same cache sets, so all are read before the longer computation starts.
-const GROUP: usize = 4;
+/// Groups of a step of a head with six levels, and of one with three. These are neighbours, whose lines in the source are a power
+/// of two apart and compete for the same cache sets: so all are read before the longer computation starts.
+const LONG: usize = 8;
+const SHORT: usize = 4;
 
-/// Eight lines of each of `GROUP` offsets.
+/// What passes between the rounds of the head: groups of eight lines, of both halves.
 #[repr(align(64))]
-struct Group([[Line; 8]; GROUP]);
+struct HeadBlock<const GROUPS: usize>([[[Line; 8]; GROUPS]; 2]);
 
-/// The split into halves and levels 0 to 2 of both: eight nodes of each half become the lanes of a line.
+/// The line of an eighth of a half, of `step` lines, that belongs to a group of a head's step.
+fn head_line<const GROUPS: usize>(head_step: usize, group: usize, step: usize) -> usize {
+    if GROUPS == LONG { head_step + group * (step / LONG) } else { head_step * GROUPS + group }
+}
+
+/// The split into halves and the head's levels of both: eight nodes of each half become the lanes of a line.
+///
+/// A step takes GROUPS groups. Each holds a line of each eighth of both halves of the source, and becomes eight lines of the eight
+/// nodes of level 3. The round behind that, of a long head, combines the groups.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn first_pass<const LAZY: Lazy>(prime: &Prime, twiddles: &Twiddles, src: &[Line], dst: &mut [Line]) {
+fn head<const LAZY: Lazy, const GROUPS: usize>(prime: &Prime, twiddles: &Twiddles, src: &[Line], dst: &mut [Line]) {
     let half = src.len() / 2;
     let step = half / 8;
-    let group = GROUP.min(step);
     let split = VectorFactor::splat(&twiddles.split);
     // Keeps all differences positive: of all levels, or of the split alone.
     let levels = if LAZY == NEVER { (8 * src.len()).ilog2() } else { 1 };
     let bias = _mm512_mullo_epi64(prime.p2, splat(levels.into()));
-    let [factors_plus, factors_minus] = &twiddles.halves;
-    let (factors_plus, factors_minus) = (broadcast_factors(factors_plus), broadcast_factors(factors_minus));
+    let first = twiddles.halves.each_ref().map(|factors| broadcast_factors(factors));
+    // SAFETY: the tables have more than 64 words, eight lines, and so three levels behind level 3.
+    let second = twiddles.halves.each_ref().map(|factors| unsafe { vector_factors::<8>(factors, 1, 0) });
     let (low, high) = src.split_at(half);
     let (dst_plus, dst_minus) = dst.split_at_mut(half);
-    let (mut plus, mut minus) = (Group([[[0; 8]; 8]; GROUP]), Group([[[0; 8]; 8]; GROUP]));
-    let dst = dst_plus.chunks_exact_mut(8 * group).zip(dst_minus.chunks_exact_mut(8 * group));
-    for (start, (dst_plus, dst_minus)) in (0..step).step_by(group).zip(dst) {
-        for k in 0..8 {
-            let range = start + k * step..start + k * step + group;
-            for (i, (low, high)) in low[range.clone()].iter().zip(&high[range]).enumerate() {
-                let low = _mm512_add_epi64(load(low), bias);
-                let (x, y) = forward_butterfly::<LAZY>(prime, low, load(high), split);
-                store(&mut plus.0[i % GROUP][k], x);
-                store(&mut minus.0[i % GROUP][k], y);
+    let mut block = HeadBlock([[[[0; 8]; 8]; GROUPS]; 2]);
+    let dst = dst_plus.chunks_exact_mut(8 * GROUPS).zip(dst_minus.chunks_exact_mut(8 * GROUPS));
+    for (start, (dst_plus, dst_minus)) in dst.enumerate() {
+        let [plus, minus] = &mut block.0;
+        for (k, (plus, minus)) in plus.iter_mut().zip(minus).enumerate() {
+            let at = head_line::<GROUPS>(start, k, step);
+            // SAFETY: start < step / GROUPS, so that `at` is below step, and 8 * step = half.
+            let (low, high): ([_; 8], [_; 8]) =
+                unsafe { (gather(low.as_ptr().add(at), step), gather(high.as_ptr().add(at), step)) };
+            for i in 0..8 {
+                let (x, y) = forward_butterfly::<LAZY>(prime, _mm512_add_epi64(low[i], bias), high[i], split);
+                store(&mut plus[i], x);
+                store(&mut minus[i], y);
             }
         }
-        for (group, factors, dst) in [(&plus, &factors_plus, dst_plus), (&minus, &factors_minus, dst_minus)] {
-            for (lines, dst) in group.0.iter().zip(dst.as_chunks_mut::<8>().0) {
-                let nodes = forward_butterflies::<LAZY, 8>(prime, load_all(lines), factors);
-                store_all(dst, transpose(nodes));
+        for (side, dst) in [dst_plus, dst_minus].into_iter().enumerate() {
+            let dst = dst.as_chunks_mut::<8>().0;
+            for (group, dst) in block.0[side].iter_mut().zip(&mut *dst) {
+                let nodes = forward_butterflies::<LAZY, 8>(prime, load_all(group), &first[side]);
+                store_all(if GROUPS == LONG { group } else { dst }, transpose(nodes));
+            }
+            if GROUPS != LONG {
+                continue;
+            }
+            let groups = &block.0[side];
+            for (j, lines) in dst.iter_mut().enumerate() {
+                let mut values = [splat(0); 8];
+                for k in 0..8 {
+                    values[k] = load(&groups[k % GROUPS][j % 8]);
+                }
+                store_all(lines, forward_butterflies::<LAZY, 8>(prime, values, &second[side]));
             }
         }
     }
 }
 
-/// Undoes `first_pass`, and divides by N.
+/// Undoes `head`, and divides by N.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn last_inverse_pass<const LAZY: Lazy>(prime: &Prime, twiddles: &Twiddles, src: &[Line], dst: &mut [Line]) {
+fn inverse_head<const LAZY: Lazy, const GROUPS: usize>(
+    prime: &Prime,
+    twiddles: &Twiddles,
+    src: &[Line],
+    dst: &mut [Line],
+) {
     let half = src.len() / 2;
     let step = half / 8;
-    let group = GROUP.min(step);
     let n_inverse = VectorFactor::splat(&twiddles.n_inverse);
     let split_inverse_n_inverse = VectorFactor::splat(&twiddles.split_inverse_n_inverse);
     // The twiddles of one half are the inverses of the other's.
-    let [factors_minus, factors_plus] = &twiddles.halves;
-    let (factors_plus, factors_minus) = (broadcast_factors(factors_plus), broadcast_factors(factors_minus));
-    let (src_plus, src_minus) = src.split_at(half);
-    let (low, high) = dst.split_at_mut(half);
+    let [minus, plus] = &twiddles.halves;
+    let first = [plus, minus].map(|factors| broadcast_factors(factors));
+    // SAFETY: as in `head`.
+    let second = [plus, minus].map(|factors| unsafe { vector_factors::<8>(factors, 1, 0) });
     // Bound on the values of both halves: see `inverse_butterflies`.
     let bound = if LAZY == NEVER { _mm512_slli_epi64::<3>(prime.p2) } else { prime.p2 };
-    let (mut plus, mut minus) = (Group([[[0; 8]; 8]; GROUP]), Group([[[0; 8]; 8]; GROUP]));
-    let src = src_plus.chunks_exact(8 * group).zip(src_minus.chunks_exact(8 * group));
-    for (start, (src_plus, src_minus)) in (0..step).step_by(group).zip(src) {
-        for (group, factors, src) in [(&mut plus, &factors_plus, src_plus), (&mut minus, &factors_minus, src_minus)] {
-            for (lines, src) in group.0.iter_mut().zip(src.as_chunks::<8>().0) {
-                let mut values = inverse_butterflies::<LAZY, 8>(prime, transpose(load_all(src)), factors);
-                if LAZY == ROUND {
-                    for value in &mut values[..4] {
-                        *value = prime.reduce_lazy(*value);
+    let (low, high) = dst.split_at_mut(half);
+    let (src_plus, src_minus) = src.split_at(half);
+    let mut block = HeadBlock([[[[0; 8]; 8]; GROUPS]; 2]);
+    let src = src_plus.chunks_exact(8 * GROUPS).zip(src_minus.chunks_exact(8 * GROUPS));
+    for (start, (src_plus, src_minus)) in src.enumerate() {
+        for (side, src) in [src_plus, src_minus].into_iter().enumerate() {
+            let groups = &mut block.0[side];
+            let src = src.as_chunks::<8>().0;
+            if GROUPS == LONG {
+                for (j, lines) in src.iter().enumerate() {
+                    let values = inverse_round::<LAZY, 8>(prime, load_all(lines), &second[side]);
+                    for k in 0..8 {
+                        store(&mut groups[k % GROUPS][j % 8], values[k]);
                     }
                 }
-                store_all(lines, values);
+            }
+            for (group, src) in groups.iter_mut().zip(src) {
+                let nodes = transpose(load_all(if GROUPS == LONG { group } else { src }));
+                let values = match LAZY {
+                    ROUND => inverse_round::<LAZY, 8>(prime, nodes, &first[side]),
+                    _ => inverse_butterflies::<LAZY, 8>(prime, nodes, &first[side]),
+                };
+                store_all(group, values);
             }
         }
-        for k in 0..8 {
-            let range = start + k * step..start + k * step + group;
-            for (i, (low, high)) in low[range.clone()].iter_mut().zip(&mut high[range]).enumerate() {
-                let (x, y) = (load(&plus.0[i % GROUP][k]), load(&minus.0[i % GROUP][k]));
-                let difference = _mm512_sub_epi64(_mm512_add_epi64(x, bound), y);
-                store(low, prime.mul(_mm512_add_epi64(x, y), n_inverse));
-                store(high, prime.mul(difference, split_inverse_n_inverse));
+        let [plus, minus] = &block.0;
+        for (k, (plus, minus)) in plus.iter().zip(minus).enumerate() {
+            let (plus, minus) = (load_all(plus), load_all(minus));
+            let (mut sums, mut differences) = (plus, minus);
+            for i in 0..8 {
+                let difference = _mm512_sub_epi64(_mm512_add_epi64(plus[i], bound), minus[i]);
+                sums[i] = prime.mul(_mm512_add_epi64(plus[i], minus[i]), n_inverse);
+                differences[i] = prime.mul(difference, split_inverse_n_inverse);
+            }
+            let at = head_line::<GROUPS>(start, k, step);
+            // SAFETY: start < step / GROUPS, so that `at` is below step, and 8 * step = half.
+            unsafe {
+                scatter(low.as_mut_ptr().add(at), step, sums);
+                scatter(high.as_mut_ptr().add(at), step, differences);
             }
         }
     }
@@ -263,9 +340,9 @@ fn store_all(lines: &mut [Line; 8], values: [__m512i; 8]) {
 /// The twiddles of levels 0 to 2, each in all lanes, in the order of `vector_factors`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn broadcast_factors(factors: &Factors) -> [VectorFactor; 7] {
-    let mut out = [VectorFactor { value: splat(0), quotient: splat(0) }; 7];
-    for ((out, &value), &quotient) in out.iter_mut().zip(&factors.values[1..8]).zip(&factors.quotients[1..8]) {
+fn broadcast_factors(factors: &Factors) -> [VectorFactor; 8] {
+    let mut out = [VectorFactor { value: splat(0), quotient: splat(0) }; 8];
+    for ((out, &value), &quotient) in out.iter_mut().zip(&factors.values[..8]).zip(&factors.quotients[..8]) {
         *out = VectorFactor { value: splat(value), quotient: splat(quotient) };
     }
     out
@@ -291,7 +368,7 @@ struct Pass<'a> {
 
 /// What passes between the two rounds of a double pass.
 #[repr(align(64))]
-struct Block([Line; 64]);
+struct Block<const R1: usize, const R2: usize>([[Line; R2]; R1]);
 
 impl Pass<'_> {
     /// One round of radix 8; `last` makes the results canonical.
@@ -325,7 +402,7 @@ impl Pass<'_> {
             for offset in 0..offsets {
                 // SAFETY: offset * 8 + 7 < half / lines.
                 let nodes = unsafe { gather(self.src.add(offset * 8 * lines + line), lines) };
-                let values = self.inverse_round::<LAZY, 8>(nodes, &factors);
+                let values = inverse_round::<LAZY, 8>(self.prime, nodes, &factors);
                 // SAFETY: offset * lines + line < step and 7 * step + step = half.
                 unsafe { scatter(self.dst.add(offset * lines + line), step, values) };
             }
@@ -339,15 +416,15 @@ impl Pass<'_> {
         let lines = 1usize << (self.level - 3);
         // The offsets left after both rounds; the first round's offset is k2 * offsets + offset.
         let (step, offsets) = (self.half / R1, self.half / (R1 * R2 * lines));
-        let mut block = Block([[0; 8]; 64]);
-        let block = block.0.as_mut_ptr();
+        let mut block = Block::<R1, R2>([[[0; 8]; R2]; R1]);
+        let block = block.0.as_mut_ptr().cast::<Line>();
         for line in 0..lines {
             // SAFETY: line < lines, and the levels exist since R1 * R2 * lines <= half.
             let factors = unsafe { vector_factors::<R1>(self.factors, lines, line) };
             for offset in 0..offsets {
                 for k2 in 0..R2 {
                     let start = (k2 * offsets + offset) * lines + line;
-                    // SAFETY: start < R2 * offsets * lines = step and R1 * step = half; the block has R1 * R2 lines or more.
+                    // SAFETY: start < R2 * offsets * lines = step and R1 * step = half; the block has R1 * R2 lines.
                     unsafe {
                         let values = gather(self.src.add(start), step);
                         let nodes = forward_butterflies::<LAZY, R1>(self.prime, values, &factors);
@@ -375,8 +452,8 @@ impl Pass<'_> {
     unsafe fn inverse_double<const LAZY: Lazy, const R1: usize, const R2: usize>(&self) {
         let lines = 1usize << (self.level - 3);
         let (step, offsets) = (self.half / R1, self.half / (R1 * R2 * lines));
-        let mut block = Block([[0; 8]; 64]);
-        let block = block.0.as_mut_ptr();
+        let mut block = Block::<R1, R2>([[[0; 8]; R2]; R1]);
+        let block = block.0.as_mut_ptr().cast::<Line>();
         for line in 0..lines {
             // SAFETY: line < lines, and the levels exist since R1 * R2 * lines <= half.
             let factors = unsafe { vector_factors::<R1>(self.factors, lines, line) };
@@ -387,7 +464,7 @@ impl Pass<'_> {
                     unsafe {
                         let factors = vector_factors::<R2>(self.factors, R1 * lines, m1 * lines + line);
                         let nodes = gather(self.src.add(start), R1 * lines);
-                        scatter(block.add(m1 * R2), 1, self.inverse_round::<LAZY, R2>(nodes, &factors));
+                        scatter(block.add(m1 * R2), 1, inverse_round::<LAZY, R2>(self.prime, nodes, &factors));
                     }
                 }
                 for k2 in 0..R2 {
@@ -395,29 +472,11 @@ impl Pass<'_> {
                     // SAFETY: as in `forward_double`, with reads and writes exchanged.
                     unsafe {
                         let nodes = gather(block.add(k2), R2);
-                        scatter(self.dst.add(start), step, self.inverse_round::<LAZY, R1>(nodes, &factors));
+                        scatter(self.dst.add(start), step, inverse_round::<LAZY, R1>(self.prime, nodes, &factors));
                     }
                 }
             }
         }
-    }
-
-    /// The inverse butterflies, with results below 2p.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-    fn inverse_round<const LAZY: Lazy, const RADIX: usize>(
-        &self,
-        nodes: [__m512i; RADIX],
-        factors: &[VectorFactor; 7],
-    ) -> [__m512i; RADIX] {
-        let mut values = inverse_butterflies::<LAZY, RADIX>(self.prime, nodes, factors);
-        if LAZY != EACH {
-            // The upper half comes fresh from multiplications.
-            for value in &mut values[..RADIX / 2] {
-                *value = self.prime.reduce_lazy(*value);
-            }
-        }
-        values
     }
 
     #[inline]
@@ -460,18 +519,18 @@ unsafe fn scatter<const RADIX: usize>(dst: *mut Line, step: usize, values: [__m5
     }
 }
 
-/// Twiddles arranged by `schedule::arrange`: those for the nodes of line `line` among the `lines` lines of a level: one of that level, two of the next, for radix
-/// 8 also four of the third; the rest are zero.
+/// Twiddles arranged by `schedule::arrange`: those for the nodes of line `line` among the `lines` lines of a level: one of that
+/// level, two of the next, then four and eight, as many levels as the radix has, from index 1 on.
 ///
 /// # Safety
 /// `line` must be below `lines`, and log2(RADIX) levels must exist from this one on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-unsafe fn vector_factors<const RADIX: usize>(factors: &Factors, lines: usize, line: usize) -> [VectorFactor; 7] {
+unsafe fn vector_factors<const RADIX: usize>(factors: &Factors, lines: usize, line: usize) -> [VectorFactor; RADIX] {
     let values: *const Line = factors.values.as_ptr().cast();
     let quotients: *const Line = factors.quotients.as_ptr().cast();
-    let mut out = [VectorFactor { value: splat(0), quotient: splat(0) }; 7];
-    for (i, out) in out[..RADIX - 1].iter_mut().enumerate() {
+    let mut out = [VectorFactor { value: splat(0), quotient: splat(0) }; RADIX];
+    for (i, out) in out[1..].iter_mut().enumerate() {
         let index = lines + line * (RADIX - 1) + i;
         // SAFETY: the levels exist, so their tables reach up to line RADIX * lines.
         let (value, quotient) = unsafe { (load(&*values.add(index)), load(&*quotients.add(index))) };
@@ -493,47 +552,108 @@ macro_rules! butterflies {
 fn forward_butterflies<const LAZY: Lazy, const RADIX: usize>(
     prime: &Prime,
     values: [__m512i; RADIX],
-    factors: &[VectorFactor; 7],
+    factors: &[VectorFactor; RADIX],
 ) -> [__m512i; RADIX] {
     let mut v = values;
+    let p4 = _mm512_slli_epi64::<1>(prime.p2);
+    let ready = |x: __m512i, bias| _mm512_add_epi64(prime.reduce_lazy(x), bias);
     if LAZY == ROUND {
-        let p4 = _mm512_slli_epi64::<1>(prime.p2);
         let bias = if RADIX == 8 { _mm512_add_epi64(p4, prime.p2) } else { p4 };
         for x in &mut v[..RADIX / 2] {
-            *x = _mm512_add_epi64(prime.reduce_lazy(*x), bias);
+            *x = ready(*x, bias);
         }
     }
     // A node's offsets are neighbours; its children take the lower and the upper half of its places.
-    if RADIX == 8 {
-        butterflies!(|x, y, w| forward_butterfly::<LAZY>(prime, x, y, w), v, factors:
-            0 4 0, 1 5 0, 2 6 0, 3 7 0, 0 2 1, 1 3 1, 4 6 2, 5 7 2, 0 1 3, 4 5 4, 2 3 5, 6 7 6);
-    } else {
-        butterflies!(|x, y, w| forward_butterfly::<LAZY>(prime, x, y, w), v, factors: 0 2 0, 1 3 0, 0 1 1, 2 3 2);
+    match RADIX {
+        16 => {
+            butterflies!(|x, y, w| forward_butterfly::<LAZY>(prime, x, y, w), v, factors:
+                0 8 1, 1 9 1, 2 10 1, 3 11 1, 4 12 1, 5 13 1, 6 14 1, 7 15 1,
+                0 4 2, 1 5 2, 2 6 2, 3 7 2, 8 12 3, 9 13 3, 10 14 3, 11 15 3);
+            if LAZY == ROUND {
+                for quarter in v.as_chunks_mut::<4>().0 {
+                    quarter[0] = ready(quarter[0], p4);
+                    quarter[1] = ready(quarter[1], p4);
+                }
+            }
+            butterflies!(|x, y, w| forward_butterfly::<LAZY>(prime, x, y, w), v, factors:
+                0 2 4, 1 3 4, 4 6 6, 5 7 6, 8 10 5, 9 11 5, 12 14 7, 13 15 7,
+                0 1 8, 2 3 12, 4 5 10, 6 7 14, 8 9 9, 10 11 13, 12 13 11, 14 15 15);
+        }
+        8 => {
+            butterflies!(|x, y, w| forward_butterfly::<LAZY>(prime, x, y, w), v, factors:
+                0 4 1, 1 5 1, 2 6 1, 3 7 1, 0 2 2, 1 3 2, 4 6 3, 5 7 3, 0 1 4, 4 5 5, 2 3 6, 6 7 7);
+        }
+        _ => {
+            butterflies!(|x, y, w| forward_butterfly::<LAZY>(prime, x, y, w), v, factors:
+                0 2 1, 1 3 1, 0 1 2, 2 3 3);
+        }
     }
     bit_reversed(v)
 }
 
-/// Undoes `forward_butterflies` up to the factor RADIX. Inputs are below 2p; outputs below 2p if `EACH`, else RADIX * 2p.
+/// The inverse butterflies, with results below 2p.
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+fn inverse_round<const LAZY: Lazy, const RADIX: usize>(
+    prime: &Prime,
+    nodes: [__m512i; RADIX],
+    factors: &[VectorFactor; RADIX],
+) -> [__m512i; RADIX] {
+    let mut values = inverse_butterflies::<LAZY, RADIX>(prime, nodes, factors);
+    if LAZY != EACH {
+        // The upper half comes fresh from multiplications.
+        for value in &mut values[..RADIX / 2] {
+            *value = prime.reduce_lazy(*value);
+        }
+    }
+    values
+}
+
+/// Undoes `forward_butterflies` up to the factor RADIX. Inputs are below 2p; outputs below 2p if `EACH`, else RADIX * 2p, or 8p if
+/// `ROUND` in radix 16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
 fn inverse_butterflies<const LAZY: Lazy, const RADIX: usize>(
     prime: &Prime,
     nodes: [__m512i; RADIX],
-    factors: &[VectorFactor; 7],
+    factors: &[VectorFactor; RADIX],
 ) -> [__m512i; RADIX] {
     let mut v = bit_reversed(nodes);
     let p4 = _mm512_slli_epi64::<1>(prime.p2);
     let p8 = _mm512_slli_epi64::<2>(prime.p2);
-    if RADIX == 8 {
-        butterflies!(|x, y, w| inverse_butterfly::<LAZY>(prime, prime.p2, x, y, w), v, factors:
-            0 1 3, 4 5 4, 2 3 5, 6 7 6);
-        butterflies!(|x, y, w| inverse_butterfly::<LAZY>(prime, p4, x, y, w), v, factors:
-            0 2 1, 1 3 1, 4 6 2, 5 7 2);
-        butterflies!(|x, y, w| inverse_butterfly::<LAZY>(prime, p8, x, y, w), v, factors:
-            0 4 0, 1 5 0, 2 6 0, 3 7 0);
-    } else {
-        butterflies!(|x, y, w| inverse_butterfly::<LAZY>(prime, prime.p2, x, y, w), v, factors: 0 1 1, 2 3 2);
-        butterflies!(|x, y, w| inverse_butterfly::<LAZY>(prime, p4, x, y, w), v, factors: 0 2 0, 1 3 0);
+    match RADIX {
+        16 => {
+            butterflies!(|x, y, w| inverse_butterfly::<LAZY>(prime, prime.p2, x, y, w), v, factors:
+                0 1 8, 2 3 12, 4 5 10, 6 7 14, 8 9 9, 10 11 13, 12 13 11, 14 15 15);
+            butterflies!(|x, y, w| inverse_butterfly::<LAZY>(prime, p4, x, y, w), v, factors:
+                0 2 4, 1 3 4, 4 6 6, 5 7 6, 8 10 5, 9 11 5, 12 14 7, 13 15 7);
+            let (third, fourth) = match LAZY {
+                ROUND => (prime.p2, p4),
+                _ => (p8, _mm512_slli_epi64::<3>(prime.p2)),
+            };
+            if LAZY == ROUND {
+                for quarter in v.as_chunks_mut::<4>().0 {
+                    quarter[0] = prime.reduce_lazy(quarter[0]);
+                    quarter[1] = prime.reduce_lazy(quarter[1]);
+                }
+            }
+            butterflies!(|x, y, w| inverse_butterfly::<LAZY>(prime, third, x, y, w), v, factors:
+                0 4 2, 1 5 2, 2 6 2, 3 7 2, 8 12 3, 9 13 3, 10 14 3, 11 15 3);
+            butterflies!(|x, y, w| inverse_butterfly::<LAZY>(prime, fourth, x, y, w), v, factors:
+                0 8 1, 1 9 1, 2 10 1, 3 11 1, 4 12 1, 5 13 1, 6 14 1, 7 15 1);
+        }
+        8 => {
+            butterflies!(|x, y, w| inverse_butterfly::<LAZY>(prime, prime.p2, x, y, w), v, factors:
+                0 1 4, 4 5 5, 2 3 6, 6 7 7);
+            butterflies!(|x, y, w| inverse_butterfly::<LAZY>(prime, p4, x, y, w), v, factors:
+                0 2 2, 1 3 2, 4 6 3, 5 7 3);
+            butterflies!(|x, y, w| inverse_butterfly::<LAZY>(prime, p8, x, y, w), v, factors:
+                0 4 1, 1 5 1, 2 6 1, 3 7 1);
+        }
+        _ => {
+            butterflies!(|x, y, w| inverse_butterfly::<LAZY>(prime, prime.p2, x, y, w), v, factors: 0 1 2, 2 3 3);
+            butterflies!(|x, y, w| inverse_butterfly::<LAZY>(prime, p4, x, y, w), v, factors: 0 2 1, 1 3 1);
+        }
     }
     v
 }
@@ -542,11 +662,13 @@ fn inverse_butterflies<const LAZY: Lazy, const RADIX: usize>(
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
 fn bit_reversed<const RADIX: usize>(mut v: [__m512i; RADIX]) -> [__m512i; RADIX] {
-    if RADIX == 8 {
-        v.swap(1, 4);
-        v.swap(3, 6);
-    } else {
-        v.swap(1, 2);
+    let swaps: &[(usize, usize)] = match RADIX {
+        16 => &[(1, 8), (2, 4), (3, 12), (5, 10), (7, 14), (11, 13)],
+        8 => &[(1, 4), (3, 6)],
+        _ => &[(1, 2)],
+    };
+    for &(a, b) in swaps {
+        v.swap(a, b);
     }
     v
 }
