@@ -180,7 +180,7 @@ fn key_switch() -> Outcome<()> {
     let rotation = Galois::rotation(1);
     let mut keys = EvaluationKeys::new();
     for id in [KeyId::new(Galois::IDENTITY, 2), KeyId::new(rotation, 1)] {
-        keys.insert(secret.switch_key(id, shape)?);
+        keys.insert(secret.switch_key(id, shape)?.prepare(&parameters)?);
     }
     let slots: Vec<f64> = (0..parameters.slots()).map(|i| (i % 17) as f64 / 17.0).collect();
     let plain = Encoder::new(&parameters).encode_real(&slots, 25f64.exp2(), 4)?;

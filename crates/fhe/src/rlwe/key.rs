@@ -175,6 +175,11 @@ pub(crate) fn extended_ring(parameters: &Parameters, level: usize, specials: usi
 pub struct EvaluationKeys(BTreeMap<KeyId, PreparedKey>);
 
 impl EvaluationKeys {
+    /// The empty set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
     /// Adds a key; returns the one it replaces.
     pub fn insert(&mut self, key: PreparedKey) -> Option<PreparedKey> {
         self.0.insert(key.id(), key)

@@ -89,9 +89,9 @@ impl Bench {
         let secret = SecretKey::generate(&parameters)?;
         let public = secret.public_key(chain.limbs)?;
         let mut keys = EvaluationKeys::new();
-        keys.insert(secret.switch_key(KeyId::new(Galois::IDENTITY, 2), chain.shape())?);
+        keys.insert(secret.switch_key(KeyId::new(Galois::IDENTITY, 2), chain.shape())?.prepare(&parameters)?);
         for galois in rotations() {
-            keys.insert(secret.switch_key(KeyId::new(galois, 1), chain.shape())?);
+            keys.insert(secret.switch_key(KeyId::new(galois, 1), chain.shape())?.prepare(&parameters)?);
         }
         let encoder = Encoder::new(&parameters);
         let mut messages = ChaCha20Rng::seed_from_u64(SEED);
