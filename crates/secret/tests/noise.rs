@@ -188,5 +188,7 @@ fn forecasts_hold_in_a_secure_ring() {
     let p = common::distinct_primes(13, &[44, 44], &q);
     let spec = ParameterSpec::new(13, q, p, SecurityLevel::Bits128);
     let parameters = Parameters::new(spec, Kernel::active().unwrap()).unwrap();
-    check_all_primitives(&[Setup::new(parameters)], &[KeyShape { level: 3, specials: 1, digit: 1 }], 12, &random);
+    // As planned: single limbs for rotations, one digit above P for what is rescaled in the same division.
+    let shapes = [KeyShape { level: 3, specials: 1, digit: 1 }, KeyShape { level: 3, specials: 2, digit: 3 }];
+    check_all_primitives(&[Setup::new(parameters)], &shapes, 12, &random);
 }
