@@ -213,6 +213,8 @@ fn classifier(encrypted_input: bool) -> Outcome<()> {
         force: false,
         fold: true,
         classes: None,
+        memory_limit: None,
+        costs: None,
     };
     let protected = owner.protect(&request, &vault, &Silent)?;
     let bundle = home.path().join("counts.srb");

@@ -148,7 +148,10 @@ pub(crate) struct ProtectFlags {
     /// Replace activations even where the cost is not known
     #[arg(long)]
     pub force: bool,
-    /// Print the plan: steps, levels, keys, forecast
+    /// Most memory that keys and weights may take on the edge, as in 64MB or 2GB
+    #[arg(long, value_name = "BYTES", value_parser = memory)]
+    pub memory_limit: Option<u64>,
+    /// Print the plan: steps, their predicted times, keys, forecast, and what else was considered
     #[arg(long)]
     pub explain: bool,
     /// Evaluate layers without an activation between them one by one, as the paper did, instead of folding them into one
@@ -359,6 +362,24 @@ impl std::str::FromStr for Shape {
 impl std::fmt::Display for Shape {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("-"))
+    }
+}
+
+/// A number of bytes, alone or with a decimal unit.
+fn memory(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text.get(digits.len()..).unwrap_or_default().to_ascii_uppercase().as_str() {
+        "" | "B" => 1.0,
+        "K" | "KB" => 1e3,
+        "M" | "MB" => 1e6,
+        "G" | "GB" => 1e9,
+        _ => 0.0,
+    };
+    let bytes = digits.trim().parse::<f64>().unwrap_or(0.0) * unit;
+    if (1.0..1e18).contains(&bytes) {
+        Ok(bytes as u64)
+    } else {
+        Err("write a number of bytes, as in 64MB or 2GB".into())
     }
 }
 

@@ -1,12 +1,12 @@
 //! `protect --explain`: a plan for people.
 
 use serde::Serialize;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 use subrosa_fhe::{Kernel, KeyShape, Parameters, wire};
 use subrosa_owner::Calibration;
-use subrosa_plan::{Forecast, Plan, Ranges};
+use subrosa_plan::{Alternative, Forecast, Memory, Plan, Ranges, StepWork, Work};
+use subrosa_program::Step;
 use subrosa_terminal::{Failure, text};
 
 /// What the edge will execute and what is predicted of it.
@@ -21,9 +21,11 @@ pub(crate) struct PlanReport {
     input_polynomials: usize,
     groups: Vec<Group>,
     keys: Vec<Keys>,
-    steps: Vec<Value>,
+    steps: Vec<ExplainedStep>,
     ranges: Vec<Ranges>,
     forecast: Forecast,
+    predicted: Predicted,
+    alternatives: Vec<Alternative>,
     calibration: Calibration,
 }
 
@@ -45,6 +47,26 @@ struct Keys {
     specials: usize,
     digit: usize,
     bytes: u64,
+}
+
+/// A step and its part of the prediction.
+#[derive(Serialize)]
+struct ExplainedStep {
+    #[serde(flatten)]
+    step: Step,
+    predicted: StepWork,
+}
+
+/// Time and memory, and the cost model they are predicted with.
+#[derive(Serialize)]
+struct Predicted {
+    prepare: Work,
+    infer: Work,
+    memory: Memory,
+    kernel: String,
+    machine: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    date: Option<String>,
 }
 
 impl PlanReport {
@@ -72,7 +94,15 @@ impl PlanReport {
             scale_bits: g.scale.log2(),
             bytes: (g.count * wire::seeded_len(&parameters, g.level)) as u64,
         });
-        let steps: Result<_, _> = program.steps.iter().map(serde_json::to_value).collect();
+        let steps = program.steps.iter().zip(&plan.prediction.steps);
+        let predicted = Predicted {
+            prepare: plan.prediction.prepare,
+            infer: plan.prediction.infer,
+            memory: plan.prediction.memory,
+            kernel: plan.costs.kernel.clone(),
+            machine: plan.costs.machine.clone(),
+            date: plan.costs.date.clone(),
+        };
         let bits = |primes: &[u64]| primes.iter().map(|q| u64::BITS - q.leading_zeros()).collect();
         Ok(Self {
             log_n: spec.log_n,
@@ -84,9 +114,11 @@ impl PlanReport {
             input_polynomials: program.input.layout.polynomials(),
             groups: groups.collect(),
             keys: keys.collect(),
-            steps: steps.map_err(Failure::failed)?,
+            steps: steps.map(|(step, &predicted)| ExplainedStep { step: step.clone(), predicted }).collect(),
             ranges: plan.ranges.clone(),
             forecast: plan.forecast,
+            predicted,
+            alternatives: plan.alternatives.clone(),
             calibration,
         })
     }
@@ -100,12 +132,54 @@ pub(crate) fn forecast(f: &Forecast) -> String {
     )
 }
 
-/// A step in a line: its name and its numbers.
-fn step(step: &Value) -> String {
-    let Some(object) = step.as_object() else { return step.to_string() };
-    let name = object.get("op").and_then(Value::as_str).unwrap_or_default();
-    let numbers = object.iter().filter(|(_, v)| v.is_number() || v.is_boolean());
-    numbers.fold(format!("{name:17}"), |line, (key, value)| format!("{line} {key}={value}"))
+impl Predicted {
+    fn line(&self) -> String {
+        format!(
+            "{} to prepare and {} to infer on one thread, {} of memory",
+            text::seconds(self.prepare.seconds),
+            text::seconds(self.infer.seconds),
+            text::bytes(self.memory.bytes())
+        )
+    }
+
+    fn source(&self) -> String {
+        let date = self.date.as_ref().map(|d| format!(", {d}")).unwrap_or_default();
+        format!("of kernel {} on {}{date}", self.kernel, self.machine)
+    }
+}
+
+/// Steps of one kind that follow each other, in a row.
+fn row(steps: &[ExplainedStep]) -> Option<[String; 8]> {
+    let first = steps.first()?;
+    let sum = steps.iter().fold(Work::default(), |sum, s| sum + s.predicted.work);
+    let count = if steps.len() > 1 { format!(" x {}", steps.len()) } else { String::new() };
+    Some(numbers(format!("{}{count}", first.step.name()), first.predicted.level, &sum))
+}
+
+fn numbers(name: String, level: usize, sum: &Work) -> [String; 8] {
+    [
+        format!("  {name}"),
+        text::seconds(sum.seconds),
+        level.to_string(),
+        sum.ntts.to_string(),
+        sum.products.to_string(),
+        sum.key_products.to_string(),
+        text::bytes(sum.key_bytes),
+        text::bytes(sum.weight_bytes),
+    ]
+}
+
+/// What was considered, in a row.
+fn considered(a: &Alternative) -> [String; 6] {
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    [
+        format!("  2^{}", a.log_n),
+        or_none(a.seconds.map(text::seconds)),
+        or_none(a.max_abs_error.map(|e| format!("{e:.1e}"))),
+        or_none(a.bytes.map(text::bytes)),
+        a.verdict.to_string(),
+        a.layout.clone().unwrap_or_default(),
+    ]
 }
 
 impl fmt::Display for PlanReport {
@@ -124,6 +198,8 @@ impl fmt::Display for PlanReport {
             ),
             ("ranges", format!("from {} {source}", self.calibration.samples)),
             ("forecast", forecast(&self.forecast)),
+            ("predicted", self.predicted.line()),
+            ("costs", self.predicted.source()),
         ]))?;
         writeln!(f, "\nencrypted constants")?;
         let groups = self.groups.iter().map(|g| {
@@ -137,14 +213,17 @@ impl fmt::Display for PlanReport {
             [format!("  {}", k.count), shape, text::bytes(k.bytes)]
         });
         f.write_str(&text::table(&keys.collect::<Vec<_>>()))?;
-        writeln!(f, "\nsteps")?;
-        let mut rest = self.steps.as_slice();
-        while let Some(first) = rest.first() {
-            let same = rest.iter().take_while(|s| s.get("op") == first.get("op")).count();
-            let more = if same > 1 { format!("  and {} more like it", same - 1) } else { String::new() };
-            writeln!(f, "  {}{more}", step(first))?;
-            rest = rest.get(same..).unwrap_or_default();
-        }
+        writeln!(f)?;
+        let heads = ["steps", "time", "level", "NTTs", "products", "key switches", "keys read", "weights read"];
+        let mut steps = vec![heads.map(str::to_owned)];
+        steps.push(numbers("prepare".into(), self.input_level, &self.predicted.prepare));
+        steps.extend(self.steps.chunk_by(|a, b| a.step.name() == b.step.name()).filter_map(row));
+        f.write_str(&text::table(&steps))?;
+        writeln!(f)?;
+        let heads = ["considered", "time", "error", "memory", "", "layouts"];
+        let mut rows = vec![heads.map(str::to_owned)];
+        rows.extend(self.alternatives.iter().map(considered));
+        f.write_str(&text::table(&rows))?;
         writeln!(f, "\nranges of the layers")?;
         let ranges = self.ranges.iter().enumerate().map(|(i, r)| {
             [

@@ -7,8 +7,9 @@ use crate::samples::{self, OnBars};
 use serde::Serialize;
 use std::fmt;
 use std::path::Path;
+use subrosa_fhe::Kernel;
 use subrosa_network::Substitutions;
-use subrosa_owner::{Calibration, Owner, OwnerError, ProtectReport, ProtectRequest};
+use subrosa_owner::{Calibration, Owner, OwnerError, ProtectReport, ProtectRequest, cost_model};
 use subrosa_terminal::{Failure, Terminal, text};
 
 /// What `protect` prints.
@@ -32,6 +33,9 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
     for (kind, polynomial) in wanted.activations.iter().flat_map(Substitutions::iter) {
         substitutions.insert(kind, polynomial.clone());
     }
+    let kernel = Kernel::active().map_err(|e| failure(OwnerError::Engine(e.into())))?;
+    // Here, since a dry run has a home of its own.
+    let costs = cost_model(&home.directory()?, kernel);
     let request = ProtectRequest {
         onnx: &onnx,
         name: &wanted.name,
@@ -44,6 +48,8 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
         force: wanted.force,
         fold: !wanted.unfolded,
         classes: wanted.classes.as_deref().map(class_names).transpose()?,
+        memory_limit: wanted.memory_limit,
+        costs: Some(&costs),
     };
     if wanted.dry_run {
         // Planning stores nothing but needs an owner: this one is gone afterwards.

@@ -131,6 +131,21 @@ error: torch-tabular.onnx: no layer is called 'nowhere'; the FC layers that can 
 #[test]
 fn wishes_that_cannot_be_granted_are_refused() {
     refused(
+        &["protect", "torch-tabular.onnx", "--name", "n", "--memory-limit", "plenty"],
+        str![[r#"
+error: invalid value 'plenty' for '--memory-limit <BYTES>': write a number of bytes, as in 64MB or 2GB
+For more information, try '--help'.
+
+"#]],
+    );
+    refused(
+        &["protect", "torch-tabular.onnx", "--name", "n", "--memory-limit", "2kB"],
+        str![[r#"
+error: the keys and weights of this network take at least [..] bytes of the edge's memory, --memory-limit permits 2000: permit as much, protect fewer layers (--scope last) or lower the security
+
+"#]],
+    );
+    refused(
         &["protect", "torch-tabular.onnx", "--name", "a/b"],
         str![[r#"
 error: 'a/b' cannot be a model's name: use 1 to 64 letters, digits, '.', '_' and '-'

@@ -110,11 +110,36 @@ fn a_dry_run_explains_the_plan_and_stores_nothing() {
     let owner = Owner::new();
     let explain = [protect_tabular("tabular", "plain"), vec!["--explain".into(), "--dry-run".into()]].concat();
     let plan = owner.json(&borrowed(&explain));
-    has_keys(&plan, &["log_n", "log_qp", "groups", "keys", "steps", "ranges", "forecast"]);
-    let text = owner.run(&borrowed(&explain)).stdout;
-    assert!(String::from_utf8(text).unwrap().contains("evaluation keys"));
+    has_keys(&plan, &["log_n", "log_qp", "groups", "keys", "steps", "ranges", "forecast", "predicted", "alternatives"]);
+    has_keys(
+        &plan["steps"][0]["predicted"],
+        &["level", "seconds", "ntts", "products", "key_products", "key_bytes", "weight_bytes"],
+    );
+    let taken = plan["alternatives"].as_array().unwrap().iter().filter(|a| a["verdict"] == "taken");
+    assert!(taken.map(|a| &a["log_n"]).eq([&plan["log_n"]]), "{plan}");
+    let text = String::from_utf8(owner.run(&borrowed(&explain)).stdout).unwrap();
+    for part in ["evaluation keys", "diagonals-plain", "to infer on one thread", "considered", "taken", "slower"] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
     assert_eq!(owner.json(&["models"])["models"], serde_json::json!([]));
     assert_eq!(owner.vault().list().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn a_measured_cost_model_in_the_home_is_what_a_plan_reckons_with() {
+    let owner = Owner::new();
+    let explain = [protect_tabular("tabular", "plain"), vec!["--explain".into(), "--dry-run".into()]].concat();
+    let builtin = owner.json(&borrowed(&explain));
+    let mut model = subrosa_plan::CostModel::builtin(subrosa_fhe::Kernel::active().unwrap());
+    (model.machine, model.step) = ("abacus".into(), 1e9);
+    std::fs::create_dir_all(owner.home()).unwrap();
+    model.save(&owner.home().join(subrosa_owner::COST_MODEL_FILE)).unwrap();
+    let measured = owner.json(&borrowed(&explain));
+    assert_eq!(measured["predicted"]["machine"], "abacus");
+    assert!(measured["forecast"]["infer_seconds"].as_f64() > builtin["forecast"]["infer_seconds"].as_f64());
+    // One that cannot be read is as good as none.
+    std::fs::write(owner.home().join(subrosa_owner::COST_MODEL_FILE), "{}").unwrap();
+    assert_eq!(owner.json(&borrowed(&explain))["predicted"], builtin["predicted"]);
 }
 
 #[test]

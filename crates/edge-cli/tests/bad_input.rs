@@ -46,6 +46,8 @@ static FILES: LazyLock<Files> = LazyLock::new(|| {
                 force: false,
                 fold: true,
                 classes: None,
+                memory_limit: None,
+                costs: None,
             };
             let report = owner.protect(&request, &vault, &Silent).unwrap();
             owner.deploy(&report.id, &place.join("good.srb"), &identity).unwrap();

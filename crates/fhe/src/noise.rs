@@ -10,7 +10,6 @@
 //! the slots, but coherently in the coefficients that the automorphisms fix: a reader of coefficients takes
 //! [`NoiseModel::add_coherently`].
 
-use crate::parameters::{KeyShape, Parameters};
 use subrosa_ring::sampler::SIGMA;
 
 /// A bound is exceeded with probability at most 2^-40.
@@ -85,25 +84,18 @@ impl NoiseModel {
         SIGMA * (self.n * ROUNDING_VARIANCE * digits).sqrt()
     }
 
-    /// `products` key products of a ciphertext at `level` in one accumulator, divided by the special primes once.
-    pub fn key_switch(&self, parameters: &Parameters, shape: KeyShape, level: usize, products: usize) -> f64 {
-        let one = self.key_product(&parameters.log_digits(shape, level), parameters.log_p(shape.specials));
+    /// `products` key products in one accumulator, divided by the special primes once. Digits and P as in [`Self::key_product`].
+    pub fn key_switch(&self, log_digits: &[f64], log_p: f64, products: usize) -> f64 {
+        let one = self.key_product(log_digits, log_p);
         self.add(&[one * (products as f64).sqrt(), self.rounding(1)])
     }
 
-    /// The same, divided by the highest ciphertext prime in the same rounding; `noise` is that of the ciphertext before.
-    pub fn key_switch_rescale(
-        &self,
-        noise: f64,
-        parameters: &Parameters,
-        shape: KeyShape,
-        level: usize,
-        products: usize,
-    ) -> f64 {
-        let one = self.key_product(&parameters.log_digits(shape, level), parameters.log_p(shape.specials));
+    /// The same, divided by the highest ciphertext prime (`log_top`: its log2) in the same rounding; `noise` is that of the
+    /// ciphertext before.
+    pub fn key_switch_rescale(&self, noise: f64, log_digits: &[f64], log_p: f64, log_top: f64, products: usize) -> f64 {
+        let one = self.key_product(log_digits, log_p);
         let before = self.add(&[noise, one * (products as f64).sqrt()]);
-        let top = parameters.log_q(level) - parameters.log_q(level.saturating_sub(1));
-        self.rescale(before, top.exp2(), 1)
+        self.rescale(before, log_top.exp2(), 1)
     }
 
     /// Deviation in a slot (`sqrt E|.|^2`) of noise with this deviation per coefficient.

@@ -16,7 +16,7 @@ pub use calibration::Calibration;
 pub use decryption::{Decrypted, Prediction, Reveal};
 pub use deployment::Deployed;
 pub use error::OwnerError;
-pub use protection::{ProtectReport, ProtectRequest, Settings};
+pub use protection::{COST_MODEL_FILE, ProtectReport, ProtectRequest, Settings, cost_model};
 pub use verification::{Comparison, VerifyRequest};
 
 use std::path::{Path, PathBuf};

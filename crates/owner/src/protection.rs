@@ -5,18 +5,21 @@ use crate::error::OwnerError;
 use crate::{Owner, Progress, key_generator};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 use std::time::Instant;
 use subrosa_fhe::security::SecurityLevel;
 use subrosa_fhe::{Encoder, Kernel, Parameters};
 use subrosa_input::{Dataset, Preprocess};
 use subrosa_network::{Activation, Network, Polynomial, Replaced, Scope, Split, Substitutions};
-use subrosa_plan::{Forecast, Plan, PlanRequest, plan};
+use subrosa_plan::{CostModel, Forecast, Plan, PlanRequest, plan};
 use subrosa_program::bundle::{Manifest, ProtectedWriter};
 use subrosa_registry::{NewModel, Vault};
 
 /// File names in a model's directory.
 pub(crate) const PROTECTED_FILE: &str = "protected.srp";
 pub(crate) const NETWORK_FILE: &str = "network.onnx";
+/// The measured cost model in the owner's home.
+pub const COST_MODEL_FILE: &str = "cost-model.json";
 /// Ciphertexts that are encrypted before they are written together; bounds the memory of `protect`.
 const BATCH: usize = 64;
 
@@ -44,6 +47,10 @@ pub struct ProtectRequest<'a> {
     pub fold: bool,
     /// Names of the classes, one for each output; never leave the owner.
     pub classes: Option<Vec<String>>,
+    /// Most bytes of keys and weights that the edge may keep in memory.
+    pub memory_limit: Option<u64>,
+    /// What the engine's work costs on the edge; `None` takes [`cost_model`] of the owner's home.
+    pub costs: Option<&'a CostModel>,
 }
 
 /// What `protect` did; stored with the model.
@@ -121,7 +128,7 @@ impl Owner {
     /// Plans a network's protection without generating or storing anything; returns the plan and what calibration found.
     pub fn plan(&self, request: &ProtectRequest) -> Result<(Plan, Calibration), OwnerError> {
         let prepared = prepare(request)?;
-        Ok((make_plan(request, &prepared)?, prepared.calibration))
+        Ok((self.make_plan(request, &prepared)?, prepared.calibration))
     }
 
     /// Generates keys, encrypts every weight and bias of the protected part and registers the result. The vault receives
@@ -135,7 +142,7 @@ impl Owner {
         let start = Instant::now();
         subrosa_registry::validate_name(request.name)?;
         let prepared = prepare(request)?;
-        let plan = make_plan(request, &prepared)?;
+        let plan = self.make_plan(request, &prepared)?;
         let program = &plan.program;
         let parameters = Parameters::new(program.parameters.clone(), Kernel::active()?)?;
 
@@ -237,6 +244,25 @@ impl Owner {
     }
 }
 
+impl Owner {
+    fn make_plan(&self, request: &ProtectRequest, prepared: &Prepared) -> Result<Plan, OwnerError> {
+        let chain = if request.fold { prepared.split.chain.folded() } else { prepared.split.chain.clone() };
+        let kernel = Kernel::active()?;
+        let costs = request.costs.cloned().unwrap_or_else(|| cost_model(&self.home, kernel));
+        Ok(plan(&PlanRequest {
+            chain: &chain,
+            input: prepared.calibration.input,
+            samples: &prepared.calibration.features,
+            encrypted_input: request.encrypted_input,
+            security: request.security,
+            max_error: prepared.calibration.wanted_error(),
+            memory_limit: request.memory_limit,
+            costs: &costs,
+            kernel,
+        })?)
+    }
+}
+
 /// Name of a network's secret key in the vault.
 pub(crate) fn key_name(id: &str) -> String {
     format!("model-{id}")
@@ -271,17 +297,11 @@ pub(crate) fn prepare(request: &ProtectRequest) -> Result<Prepared, OwnerError> 
     Ok(Prepared { network, split, calibration })
 }
 
-fn make_plan(request: &ProtectRequest, prepared: &Prepared) -> Result<Plan, OwnerError> {
-    let chain = if request.fold { prepared.split.chain.folded() } else { prepared.split.chain.clone() };
-    Ok(plan(&PlanRequest {
-        chain: &chain,
-        input: prepared.calibration.input,
-        samples: &prepared.calibration.features,
-        encrypted_input: request.encrypted_input,
-        security: request.security,
-        max_error: prepared.calibration.wanted_error(),
-        kernel: Kernel::active()?,
-    })?)
+/// What the planner reckons with: the model in [`COST_MODEL_FILE`] of this home where it can be read and is for this kernel, else
+/// the built-in one.
+pub fn cost_model(home: &Path, kernel: Kernel) -> CostModel {
+    let measured = CostModel::load(&home.join(COST_MODEL_FILE)).ok().filter(|m| m.is_for(kernel));
+    measured.unwrap_or_else(|| CostModel::builtin(kernel))
 }
 
 /// Encrypts all constants of a plan in order, a batch at a time on all cores.

@@ -14,14 +14,58 @@ const SAMPLE_MARGIN: f64 = 2.0;
 pub(crate) struct Errors {
     /// For any value and any input in the range.
     pub bound: f64,
-    /// Variances: for each followed sample, for each value. Empty if none are followed.
-    samples: Vec<Vec<f64>>,
+    /// For each followed sample. Empty if none are followed.
+    samples: Vec<Variances>,
+}
+
+/// Variances of the errors of one sample's values.
+#[derive(Debug, Clone)]
+enum Variances {
+    /// The same for all values.
+    Same(f64),
+    /// Value by value.
+    Each(Vec<f64>),
+}
+
+impl Variances {
+    fn plus(&self, variance: f64) -> Self {
+        match self {
+            Self::Same(v) => Self::Same(v + variance),
+            Self::Each(all) => Self::Each(all.iter().map(|v| v + variance).collect()),
+        }
+    }
+
+    /// Each value's new variance from its old one and the value itself.
+    fn map(&self, values: &[f64], f: impl Fn(f64, f64) -> f64) -> Self {
+        Self::Each(match self {
+            Self::Same(v) => values.iter().map(|y| f(*v, *y)).collect(),
+            Self::Each(all) => all.iter().zip(values).map(|(v, y)| f(*v, *y)).collect(),
+        })
+    }
+
+    /// `sum_j w_ij^2 v_j` for every row, and `sum_j v_j`.
+    fn through(&self, stage: &Stage) -> (Vec<f64>, f64) {
+        match self {
+            Self::Same(v) => (stage.row_norms.iter().map(|n| n * n * v).collect(), v * stage.cols as f64),
+            Self::Each(all) => {
+                let row = |row: &[f64]| row.iter().zip(all).map(|(w, v)| w * w * v).sum();
+                (stage.weights.chunks(stage.cols).map(row).collect(), all.iter().sum())
+            }
+        }
+    }
+
+    fn largest(&self) -> f64 {
+        match self {
+            Self::Same(v) => *v,
+            Self::Each(all) => all.iter().copied().fold(0.0, f64::max),
+        }
+    }
 }
 
 impl Errors {
     /// The same deviation everywhere, followed on the samples of `traces`.
     pub fn uniform(deviation: f64, traces: &[Trace]) -> Self {
-        let samples = traces.iter().take(FOLLOWED).map(|t| vec![deviation * deviation; t.input.len()]).collect();
+        let samples = traces.iter().take(FOLLOWED).map(|_| Variances::Same(deviation * deviation)).collect();
         Self { bound: deviation, samples }
     }
 
@@ -32,8 +76,8 @@ impl Errors {
 
     /// With an independent error in every value, of one deviation for any input and another for the samples.
     pub fn plus_each(&self, any: f64, sampled: f64) -> Self {
-        let add = |v: &Vec<f64>| v.iter().map(|x| x + sampled * sampled).collect();
-        Self { bound: quadrature(&[self.bound, any]), samples: self.samples.iter().map(add).collect() }
+        let samples = self.samples.iter().map(|v| v.plus(sampled * sampled)).collect();
+        Self { bound: quadrature(&[self.bound, any]), samples }
     }
 
     /// Errors of `W x` by diagonals: the weights' noise `weight_error` (in each slot) and the errors of `x`. The conjugation counts
@@ -42,22 +86,20 @@ impl Errors {
         let bound = std::f64::consts::SQRT_2
             * quadrature(&[
                 weight_error * range.input_norm,
-                self.bound * stage.max_row_norm(),
+                self.bound * stage.max_row_norm,
                 weight_error * self.bound * (stage.cols as f64).sqrt(),
             ]);
-        let rows = |variances: &Vec<f64>, t: &Trace| {
-            let energy: f64 = t.input.iter().zip(variances).map(|(x, v)| x * x + v).sum();
-            let own = 2.0 * weight_error * weight_error * energy;
-            weighted(stage, variances).map(|v| own + 2.0 * v).collect()
+        let rows = |variances: &Variances, t: &Trace| {
+            let (rows, total) = variances.through(stage);
+            let own = 2.0 * weight_error * weight_error * (t.input.iter().map(|x| x * x).sum::<f64>() + total);
+            Variances::Each(rows.iter().map(|v| own + 2.0 * v).collect())
         };
         Self { bound, samples: self.samples.iter().zip(traces).map(|(v, t)| rows(v, t)).collect() }
     }
 
     /// Errors of `y^2`.
     pub fn squared(&self, largest: f64, traces: &[Trace]) -> Self {
-        let square = |(variances, t): (&Vec<f64>, &Trace)| {
-            variances.iter().zip(&t.linear).map(|(v, y)| 4.0 * y * y * v + v * v).collect()
-        };
+        let square = |(variances, t): (&Variances, &Trace)| variances.map(&t.linear, |v, y| 4.0 * y * y * v + v * v);
         let bound = 2.0 * largest * self.bound + self.bound * self.bound;
         Self { bound, samples: self.samples.iter().zip(traces).map(square).collect() }
     }
@@ -68,19 +110,18 @@ impl Errors {
             let terms = coefficients.iter().enumerate().skip(1).rev();
             terms.fold(0.0, |acc, (k, c)| acc * y + k as f64 * size(*c))
         };
-        let map = |(variances, t): (&Vec<f64>, &Trace)| {
-            variances.iter().zip(&t.linear).map(|(v, y)| slope(*y, |c| c).powi(2) * v).collect()
-        };
+        let map = |(variances, t): (&Variances, &Trace)| variances.map(&t.linear, |v, y| slope(y, |c| c).powi(2) * v);
         let bound = slope(largest + self.bound, f64::abs) * self.bound;
         Self { bound, samples: self.samples.iter().zip(traces).map(map).collect() }
     }
 
     /// Errors of inner products in the coefficients: `weight_error` times the norm of the input, and the errors of the input.
     pub fn inner_product(&self, stage: &Stage, range: &Ranges, traces: &[Trace], weight_error: f64) -> Self {
-        let bound = quadrature(&[weight_error * range.input_norm, self.bound * stage.max_row_norm()]);
-        let rows = |variances: &Vec<f64>, t: &Trace| {
+        let bound = quadrature(&[weight_error * range.input_norm, self.bound * stage.max_row_norm]);
+        let rows = |variances: &Variances, t: &Trace| {
             let energy: f64 = t.input.iter().map(|x| x * x).sum();
-            weighted(stage, variances).map(|v| v + weight_error * weight_error * energy).collect()
+            let (rows, _) = variances.through(stage);
+            Variances::Each(rows.iter().map(|v| v + weight_error * weight_error * energy).collect())
         };
         Self { bound, samples: self.samples.iter().zip(traces).map(|(v, t)| rows(v, t)).collect() }
     }
@@ -88,7 +129,7 @@ impl Errors {
     /// The bound that the error of `outputs` values exceeds with probability at most 2^-40.
     pub fn forecast(&self, deviations: &Deviations, outputs: usize) -> f64 {
         let any = deviations.tail(self.bound, outputs);
-        let sampled = self.samples.iter().flatten().fold(0.0f64, |m, v| m.max(*v)).sqrt();
+        let sampled = self.samples.iter().map(Variances::largest).fold(0.0, f64::max).sqrt();
         if self.samples.is_empty() { any } else { any.min(SAMPLE_MARGIN * deviations.tail(sampled, outputs)) }
     }
 }
@@ -97,9 +138,4 @@ impl Errors {
 pub(crate) fn sampled_size(traces: &[Trace]) -> Option<f64> {
     let largest = traces.iter().flat_map(|t| &t.linear).map(|y| y.abs()).reduce(f64::max)?;
     Some(SAMPLE_MARGIN * largest)
-}
-
-/// `sum_j w_ij^2 v_j` for every row.
-fn weighted<'a>(stage: &'a Stage, variances: &'a [f64]) -> impl Iterator<Item = f64> + 'a {
-    stage.weights.chunks(stage.cols).map(move |row| row.iter().zip(variances).map(|(w, v)| w * w * v).sum())
 }

@@ -3,7 +3,7 @@
 //! The deviations of the primitives come from [`subrosa_fhe::noise`] (sources there), which the engine's tests hold against
 //! measured noise. "Slot" figures are deviations of the complex modulus in a slot, times the scale.
 
-use subrosa_fhe::{KeyShape, NoiseModel, Parameters};
+use subrosa_fhe::NoiseModel;
 
 /// Square root of the sum of squares.
 pub(crate) fn quadrature(parts: &[f64]) -> f64 {
@@ -36,13 +36,18 @@ impl Deviations {
     pub fn rescale(&self) -> f64 {
         self.model.rounding(1)
     }
-    /// `products` key products at `level` with one ModDown, in the coefficients.
-    pub fn key_switch(&self, parameters: &Parameters, shape: KeyShape, level: usize, products: usize) -> f64 {
-        self.model.key_switch(parameters, shape, level, products)
+    /// One key product, in the coefficients, before the rounding of its division: log2 of the digits' and of the special primes'
+    /// products.
+    pub fn key_product(&self, log_digits: &[f64], log_p: f64) -> f64 {
+        self.model.key_product(log_digits, log_p)
     }
-    /// The same with the highest prime dropped in the same division.
-    pub fn key_switch_rescale(&self, parameters: &Parameters, shape: KeyShape, level: usize, products: usize) -> f64 {
-        self.model.key_switch_rescale(0.0, parameters, shape, level, products)
+    /// `products` key products with one division, in the coefficients.
+    pub fn key_switch(&self, log_digits: &[f64], log_p: f64, products: usize) -> f64 {
+        self.model.key_switch(log_digits, log_p, products)
+    }
+    /// The same with the highest prime (of log2 `log_top`) dropped in the same division.
+    pub fn key_switch_rescale(&self, log_digits: &[f64], log_p: f64, log_top: f64, products: usize) -> f64 {
+        self.model.key_switch_rescale(0.0, log_digits, log_p, log_top, products)
     }
     /// From coefficients to slots.
     pub fn slots(&self, coefficients: f64) -> f64 {

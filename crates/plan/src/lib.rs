@@ -1,16 +1,23 @@
 //! From a network to a program: packing, levels, ranges, parameters, forecast of error.
 //!
-//! [`plan`] takes the protected layers of a network and the range of their input, and finds the smallest ring and
-//! modulus that are secure at the level asked for and precise enough. Its result says what the edge executes
-//! ([`subrosa_program::Program`]) and which plaintext each encrypted constant holds ([`Plan::constant`]).
+//! [`plan`] takes the protected layers of a network and the range of their input, and finds the program that is secure at the
+//! level asked for, precise enough, and of least predicted time on the machine of a [`CostModel`]. Its result says what the
+//! edge executes ([`subrosa_program::Program`]), which plaintext each encrypted constant holds ([`Plan::constant`]), and
+//! what else was considered.
 
 mod chain;
+mod cost;
 mod errors;
 mod forecast;
+mod keys;
+mod layouts;
+mod plan;
 mod primes;
 mod search;
 mod single;
 mod slots;
 
 pub use chain::{InputRange, Ranges};
-pub use search::{Forecast, Plan, PlanError, PlanRequest, plan};
+pub use cost::{CostModel, CostModelError, MeasureError, Memory, Prediction, StepWork, Stream, Work, predict};
+pub use plan::{Forecast, Plan};
+pub use search::{Alternative, PlanError, PlanRequest, Verdict, plan};

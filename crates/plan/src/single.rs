@@ -1,41 +1,36 @@
 //! One protected layer: inner products in the coefficients, without rotations, without keys.
 
-use crate::chain::{Ranges, Stage, norm};
-use crate::forecast::{Deviations, quadrature};
-use crate::primes::{PrimeChain, split_bits};
-use crate::search::{ConstantKind, Draft, PlanRequest, declared};
+use crate::chain::{Stage, norm};
+use crate::forecast::quadrature;
+use crate::plan::{ConstantKind, Draft, declared};
+use crate::primes::{PrimeChain, split_bytes};
+use crate::search::{Choice, RingContext, Task};
 use subrosa_fhe::ParameterSpec;
 use subrosa_program::layout::CoefficientDot;
 use subrosa_program::{ConstantGroup, InputLayout, InputSpec, OutputSpec, Program, Step};
 
-/// A candidate in the ring 2^log_n with about `precision` bits behind the point; `None` if it does not fit.
-pub(crate) fn draft(
-    stage: &Stage,
-    ranges: &[Ranges],
-    log_n: u32,
-    precision: u32,
-    request: &PlanRequest,
-) -> Option<Draft> {
-    let range = ranges.first()?;
+/// A candidate with about `choice.precision` bits behind the point; `None` if it does not fit.
+pub(crate) fn draft(stage: &Stage, task: &Task<'_>, ring: &mut RingContext, choice: &Choice) -> Option<Draft> {
+    let range = task.ranges.first()?;
+    let (log_n, request, dev) = (ring.log_n, task.request, ring.dev);
     let layout = CoefficientDot { n: 1 << log_n, rows: stage.rows, cols: stage.cols };
     let encrypted = request.encrypted_input;
-    let dev = Deviations::new(log_n);
 
     // Both errors get equal parts of 2^-precision: the weights' noise meets the input's norm, the input's noise the
     // weights of all rows in one ciphertext.
-    let row_norm = stage.max_row_norm();
+    let row_norm = stage.max_row_norm;
     let per = layout.rows_per_ciphertext();
-    let packed_norm = stage.weights.chunks(stage.cols * per).map(norm).fold(0.0, f64::max);
+    let packed_norm = stage.row_norms.chunks(per).map(norm).fold(0.0, f64::max);
     let weight_noise = dev.fresh();
     let (input_noise, met) = if encrypted { (dev.fresh_public(), packed_norm) } else { (dev.encoding(), row_norm) };
-    let unit = f64::from(precision);
+    let unit = f64::from(choice.precision);
     let weight_scale = (unit + (weight_noise * range.input_norm).log2()).max(1.0).round().exp2();
     let input_scale = (unit + (input_noise * met.max(1e-9)).log2()).max(1.0).round().exp2();
     let scale = weight_scale * input_scale;
     let bits = (scale * range.linear_max.max(f64::MIN_POSITIVE)).log2().max(0.0).ceil() as u32 + 2;
-    let chain = PrimeChain::new(log_n, &split_bits(bits, log_n), false, request.security)?;
+    let chain = PrimeChain::new(&mut ring.primes, &split_bytes(bits, log_n), 0, ring.bound)?;
     let level = chain.ciphertext.len();
-    let spec = ParameterSpec::new(log_n, chain.ciphertext, chain.special, request.security);
+    let spec = ParameterSpec::new(log_n, chain.ciphertext.clone(), Vec::new(), request.security);
 
     let cross = weight_noise * input_noise * ((layout.n * layout.chunks()) as f64).sqrt() / scale;
     let std = quadrature(&[
@@ -77,5 +72,5 @@ pub(crate) fn draft(
     };
     let kinds =
         vec![ConstantKind::Dot { stage: 0, layout: layout.clone() }, ConstantKind::DotBias { stage: 0, layout }];
-    Some(Draft { program, kinds, max_abs_error })
+    Some(Draft { program, kinds, max_abs_error, sets: Vec::new(), primes: chain })
 }

@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use subrosa_fhe::security::{SecurityLevel, max_log_qp};
 use subrosa_fhe::{Encoder, Kernel, Parameters};
 use subrosa_network::{Activation, Chain, Dense, Polynomial};
-use subrosa_plan::{InputRange, Plan, PlanError, PlanRequest, plan};
+use subrosa_plan::{CostModel, InputRange, Plan, PlanError, PlanRequest, plan};
 
 /// A chain with He-like weights and this activation between its layers, and samples as after a ReLU.
 fn chain(shape: &[usize], activation: &str, seed: u64) -> (Chain, Vec<Vec<f64>>) {
@@ -51,6 +51,8 @@ fn planned(
         encrypted_input,
         security,
         max_error: 1e-3 * largest,
+        memory_limit: None,
+        costs: &CostModel::builtin(Kernel::Avx512Ifma),
         kernel: Kernel::Portable,
     })
 }

@@ -42,9 +42,10 @@ pub struct Tile {
 /// A matrix-vector product by diagonals: `out = sum_g rot(sum_{tile,b} W[g,tile,b] * rot(x_tile, b), g * baby_stride)`,
 /// followed by a fold over the column groups (and the conjugation, for complex packing).
 ///
-/// Slot `s` belongs to row `s mod row_period` and column group `s div row_period`. With complex packing two neighbouring columns
-/// share a slot, the weights as `(w_a - i w_b) / 2`, the inputs as `x_a + i x_b`: the fold over the conjugation then takes
-/// the real part `w_a x_a + w_b x_b`.
+/// Slot `s` belongs to row `s mod row_period` and column group `(s div row_period) mod span`: inputs and weights repeat with
+/// `row_period * span`, so that the fold over `span` groups leaves a result that repeats with `row_period`. With complex packing
+/// two neighbouring columns share a slot, the weights as `(w_a - i w_b) / 2`, the inputs as `x_a + i x_b`: the fold over the
+/// conjugation then takes the real part `w_a x_a + w_b x_b`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diagonals {
     /// Slots of the ring, N/2.
@@ -55,6 +56,8 @@ pub struct Diagonals {
     pub cols: usize,
     /// The power of two to which the rows are padded; the period of the result.
     pub row_period: usize,
+    /// Column groups, a power of two: the fold sums over as many rotations by multiples of the row period.
+    pub span: usize,
     /// Whether two columns share a slot.
     pub complex: bool,
     /// `Some(p)`: the input is a vector that is already periodic with period p in the slots (the result of a layer before).
@@ -67,22 +70,27 @@ pub struct Diagonals {
     pub tiles: Vec<Tile>,
 }
 
+/// The choices that [`Diagonals::packed`] leaves open; all are rounded to what the shape permits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packing {
+    /// Column groups, a power of two up to slots / row period. Fewer mean more products and a shorter fold.
+    pub span: usize,
+    /// Giant steps, a power of two; 1 for a plain input, whose rotations cost nothing.
+    pub giants: usize,
+    /// Bounds the number of input vectors where the shape permits.
+    pub max_tiles: usize,
+    /// Whether two columns share a slot.
+    pub complex: bool,
+}
+
 impl Diagonals {
-    /// Lays out a `rows` x `cols` matrix for an input that is packed for it, two columns a slot.
-    ///
-    /// `giants` is 1 for a plain input, whose rotations cost nothing. `max_tiles` bounds the number of input vectors where
-    /// the shape permits. Errors: no rows or columns, more rows than slots.
-    pub fn packed(
-        slots: usize,
-        rows: usize,
-        cols: usize,
-        giants: usize,
-        max_tiles: usize,
-    ) -> Result<Self, LayoutError> {
+    /// Lays out a `rows` x `cols` matrix for an input that is packed for it. Errors: no rows or columns, more rows than slots.
+    pub fn packed(slots: usize, rows: usize, cols: usize, packing: Packing) -> Result<Self, LayoutError> {
         let row_period = padded_rows(slots, rows, cols)?;
-        let groups = slots / row_period;
-        let packed_cols = cols.div_ceil(2);
-        let diagonals = packed_cols.div_ceil(groups);
+        let Packing { span, giants, max_tiles, complex } = packing;
+        let span = span.clamp(1, slots / row_period);
+        let packed_cols = if complex { cols.div_ceil(2) } else { cols };
+        let diagonals = packed_cols.div_ceil(span);
         let giants = giants.min(row_period).min(diagonals.next_power_of_two()).max(1);
         let baby_stride_limit = row_period / giants;
         let mut left = diagonals.div_ceil(giants);
@@ -97,10 +105,10 @@ impl Diagonals {
             let babies = if last { padded } else { floor }.min(baby_stride_limit);
             baby_stride = baby_stride.max(babies);
             tiles.push(Tile { first_column, babies });
-            first_column += babies * giants * groups;
+            first_column += babies * giants * span;
             left = left.saturating_sub(babies);
         }
-        Ok(Self { slots, rows, cols, row_period, complex: true, input_period: None, giants, baby_stride, tiles })
+        Ok(Self { slots, rows, cols, row_period, span, complex, input_period: None, giants, baby_stride, tiles })
     }
 
     /// Lays out a `rows` x `cols` matrix for an input that is real and already periodic in the slots with `input_period`
@@ -121,6 +129,7 @@ impl Diagonals {
             rows,
             cols,
             row_period,
+            span: (input_period / row_period).max(1),
             complex: false,
             input_period: Some(input_period),
             giants,
@@ -134,26 +143,24 @@ impl Diagonals {
         self.giants * self.tiles.iter().map(|t| t.babies).sum::<usize>()
     }
 
-    /// Column groups that are summed by the fold (rotations by multiples of the row period).
-    pub fn fold_groups(&self) -> usize {
-        match self.input_period {
-            Some(period) => (period / self.row_period).max(1),
-            None => self.slots / self.row_period,
-        }
+    /// How many times the fold doubles: over the column groups and, with complex packing, the conjugation.
+    pub fn fold_doublings(&self) -> u32 {
+        self.span.trailing_zeros() + u32::from(self.complex)
     }
 
-    /// The automorphisms of the fold, in stages: each stage maps `v` to `v + sum_g sigma_g(v)`; together they sum over
-    /// the column groups and, with complex packing, over the conjugation.
-    pub fn fold_stages(&self) -> Vec<Vec<Galois>> {
+    /// The automorphisms of the fold in `count` stages of about equal size (at least one, at most [`fold_doublings`](Self::fold_doublings)):
+    /// each stage maps `v` to `v + sum_g sigma_g(v)`; together they sum over the column groups and, with complex packing, over
+    /// the conjugation. No stage if there is nothing to sum.
+    pub fn fold_stages(&self, count: usize) -> Vec<Vec<Galois>> {
+        let mut left = self.fold_doublings();
+        let mut stages_left = (count as u32).clamp(1, left.max(1));
+        let mut groups = self.span;
         let mut stages = Vec::new();
-        let mut groups = self.fold_groups();
-        let mut conjugation_left = self.complex;
-        while groups > 1 || conjugation_left {
-            let (take, conjugate) = match groups {
-                1 => (1, true),
-                2 => (2, conjugation_left),
-                _ => (4, false),
-            };
+        while left > 0 {
+            let doublings = left.div_ceil(stages_left);
+            // The conjugation comes last.
+            let conjugate = self.complex && doublings == left;
+            let take = 1usize << (doublings - u32::from(conjugate));
             // The largest strides first; what is left are smaller multiples of the row period.
             let stride = self.row_period * (groups / take);
             let mut stage = Vec::new();
@@ -167,7 +174,8 @@ impl Diagonals {
             }
             stages.push(stage);
             groups /= take;
-            conjugation_left &= !conjugate;
+            left -= doublings;
+            stages_left -= 1;
         }
         stages
     }
@@ -178,7 +186,7 @@ impl Diagonals {
         match (self.input_period, self.tiles.get(tile)) {
             (Some(period), _) => slot % period,
             (None, Some(t)) => {
-                let (r, group) = (slot % self.row_period, slot / self.row_period);
+                let (r, group) = (slot % self.row_period, slot / self.row_period % self.span);
                 let within = r % t.babies + t.babies * ((r / self.baby_stride) % self.giants);
                 t.first_column + within + t.babies * self.giants * group
             }
@@ -374,7 +382,12 @@ mod tests {
     }
 
     /// Evaluates the layout in exact slot semantics.
-    fn evaluate(d: &Diagonals, inputs: &[Vec<Complex64>], w: &dyn Fn(usize, usize) -> f64) -> Vec<Complex64> {
+    fn evaluate(
+        d: &Diagonals,
+        stages: usize,
+        inputs: &[Vec<Complex64>],
+        w: &dyn Fn(usize, usize) -> f64,
+    ) -> Vec<Complex64> {
         let mut acc = vec![Complex64::default(); d.slots];
         for g in 0..d.giants {
             let mut part = vec![Complex64::default(); d.slots];
@@ -390,7 +403,7 @@ mod tests {
                 *a += p;
             }
         }
-        for stage in d.fold_stages() {
+        for stage in d.fold_stages(stages) {
             let v = acc.clone();
             for g in stage {
                 let r = rotate(&v, g.rotation as usize);
@@ -410,17 +423,21 @@ mod tests {
     }
 
     #[test]
-    fn diagonals_compute_the_product_replicated_in_every_period_for_any_shape() {
+    fn diagonals_compute_the_product_replicated_in_every_period_for_any_shape_span_and_packing() {
         let mut rng = StdRng::seed_from_u64(1);
-        for trial in 0..300 {
+        for trial in 0..600 {
             let slots = 1 << rng.random_range(3..8);
             let (rows, cols) = (rng.random_range(1..=slots), rng.random_range(1..=5 * slots));
-            let giants = 1 << rng.random_range(0..4);
             let (w, x, y) = matrix(&mut rng, rows, cols);
-            let max_tiles = rng.random_range(1..5);
-            let d = Diagonals::packed(slots, rows, cols, giants, max_tiles).unwrap();
+            let packing = Packing {
+                span: 1 << rng.random_range(0..8),
+                giants: 1 << rng.random_range(0..4),
+                max_tiles: rng.random_range(1..5),
+                complex: rng.random_bool(0.5),
+            };
+            let d = Diagonals::packed(slots, rows, cols, packing).unwrap();
             let inputs: Vec<_> = (0..d.tiles.len()).map(|t| d.input_slots(t, &x)).collect();
-            let out = evaluate(&d, &inputs, &|r, c| w[r * cols + c]);
+            let out = evaluate(&d, rng.random_range(1..5), &inputs, &|r, c| w[r * cols + c]);
             for (o, e) in out.iter().zip(d.replicate(&y)) {
                 assert!((o - e).norm() < 1e-9, "trial {trial}: {d:?}: {o} is not {e}");
             }
@@ -438,7 +455,7 @@ mod tests {
             let d = Diagonals::periodic(slots, rows, cols, period, 1 << rng.random_range(0..4)).unwrap();
             let input: Vec<_> =
                 (0..slots).map(|s| Complex64::new(x.get(s % period).copied().unwrap_or(0.0), 0.0)).collect();
-            let out = evaluate(&d, &[input], &|r, c| w[r * cols + c]);
+            let out = evaluate(&d, rng.random_range(1..5), &[input], &|r, c| w[r * cols + c]);
             for (o, e) in out.iter().zip(d.replicate(&y)) {
                 assert!((o - e).norm() < 1e-9, "{d:?}: {o} is not {e}");
             }
@@ -447,11 +464,20 @@ mod tests {
 
     #[test]
     fn papers_classifier_needs_144_ciphertexts_and_two_inputs() {
-        let plain = Diagonals::packed(4096, 512, 2304, 1, usize::MAX).unwrap();
-        assert_eq!((plain.products(), plain.tiles.len()), (144, 2));
-        let encrypted = Diagonals::packed(4096, 512, 2304, 8, 2).unwrap();
+        let full = |giants, max_tiles| Packing { span: usize::MAX, giants, max_tiles, complex: true };
+        let plain = Diagonals::packed(4096, 512, 2304, full(1, usize::MAX)).unwrap();
+        assert_eq!((plain.products(), plain.tiles.len(), plain.span), (144, 2, 8));
+        let encrypted = Diagonals::packed(4096, 512, 2304, full(8, 2)).unwrap();
         assert_eq!((encrypted.products(), encrypted.tiles.len(), encrypted.baby_stride), (144, 2, 16));
-        assert_eq!(plain.fold_stages().iter().map(Vec::len).collect::<Vec<_>>(), [3, 3]);
+        let sizes = |stages| plain.fold_stages(stages).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!((sizes(1), sizes(2), sizes(4)), (vec![15], vec![3, 3], vec![1; 4]));
+    }
+
+    #[test]
+    fn a_small_matrix_in_a_large_ring_folds_only_as_many_groups_as_it_needs() {
+        let packing = Packing { span: 16, giants: 1, max_tiles: 1, complex: true };
+        let d = Diagonals::packed(4096, 16, 30, packing).unwrap();
+        assert_eq!((d.products(), d.fold_doublings(), d.fold_stages(2).len()), (1, 5, 2));
     }
 
     fn negacyclic(a: &[f64], b: &[f64]) -> Vec<f64> {

@@ -224,6 +224,27 @@ pub struct OutputSpec {
     pub max_abs: f64,
 }
 
+impl Step {
+    /// Its name, as in the program's JSON.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::DiagonalsPlain { .. } => "diagonals-plain",
+            Self::DiagonalsCipher { .. } => "diagonals-cipher",
+            Self::CoefficientDot { .. } => "coefficient-dot",
+            Self::CoefficientRows { .. } => "coefficient-rows",
+            Self::AddConstant { .. } => "add-constant",
+            Self::Fold { .. } => "fold",
+            Self::Multiply { .. } => "multiply",
+            Self::Relinearize { .. } => "relinearize",
+            Self::Rescale { .. } => "rescale",
+            Self::MultiplyScalar { .. } => "multiply-scalar",
+            Self::AddScalar { .. } => "add-scalar",
+            Self::Add { .. } => "add",
+            Self::DropLevel { .. } => "drop-level",
+        }
+    }
+}
+
 impl Program {
     /// Registers that the steps use.
     pub fn registers(&self) -> usize {

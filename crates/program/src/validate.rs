@@ -131,12 +131,13 @@ fn diagonals(d: &Diagonals, n: usize) -> Result<(), String> {
     let fits = d.slots * 2 == n
         && (1..=d.row_period).contains(&d.rows)
         && power(d.row_period)
-        && d.row_period <= d.slots
+        && power(d.span)
+        && d.row_period.saturating_mul(d.span) <= d.slots
         && (1..=MAX_CONSTANTS).contains(&d.cols)
         && power(d.giants)
         && power(d.baby_stride)
         && d.giants.saturating_mul(d.baby_stride) <= d.slots
-        && d.input_period.is_none_or(|p| power(p) && p <= d.slots)
+        && d.input_period.is_none_or(|p| power(p) && p <= d.slots && d.span == (p / d.row_period).max(1))
         && (1..=MAX_CONSTANTS).contains(&d.tiles.len())
         && d.tiles.iter().all(|t| power(t.babies) && t.babies <= d.slots && t.first_column <= MAX_CONSTANTS);
     if fits { Ok(()) } else { Err("a layout in the slots is impossible".into()) }

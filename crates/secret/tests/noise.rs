@@ -144,8 +144,11 @@ fn check_all_primitives(setups: &[Setup], shapes: &[KeyShape], runs: usize, rand
         let top = s.parameters.ciphertext_modulus(level - 1).unwrap().value() as f64;
         let fresh = model.add(&[model.fresh_symmetric(), model.encoding()]);
         let product = model.mul(fresh, scale, fresh, scale);
-        let switched = |products| model.key_switch(&s.parameters, shape, level, products);
-        let circuit = model.key_switch_rescale(product, &s.parameters, shape, level, 1);
+        let (digits, log_p) = (s.parameters.log_digits(shape, level), s.parameters.log_p(shape.specials));
+        let switched = |products| model.key_switch(&digits, log_p, products);
+        let rescaled = |noise, products| model.key_switch_rescale(noise, &digits, log_p, top.log2(), products);
+        let circuit = rescaled(product, 1);
+        let below = model.key_switch(&s.parameters.log_digits(shape, level - 1), log_p, 2);
         let forecasts = [
             model.encoding(),
             fresh,
@@ -155,12 +158,12 @@ fn check_all_primitives(setups: &[Setup], shapes: &[KeyShape], runs: usize, rand
             product,
             switched(1),
             model.rescale(0.0, top, 1),
-            model.key_switch_rescale(0.0, &s.parameters, shape, level, 1),
+            rescaled(0.0, 1),
             switched(1),
             switched(4),
             switched(5),
-            model.key_switch_rescale(0.0, &s.parameters, shape, level, 5),
-            model.add(&[circuit, circuit, circuit, model.key_switch(&s.parameters, shape, level - 1, 2)]),
+            rescaled(0.0, 5),
+            model.add(&[circuit, circuit, circuit, below]),
         ];
         for (measured, forecast) in measured.iter().zip(forecasts) {
             assert!(measured.runs >= runs);
@@ -185,5 +188,7 @@ fn forecasts_hold_in_a_secure_ring() {
     let p = common::distinct_primes(13, &[44, 44], &q);
     let spec = ParameterSpec::new(13, q, p, SecurityLevel::Bits128);
     let parameters = Parameters::new(spec, Kernel::active().unwrap()).unwrap();
-    check_all_primitives(&[Setup::new(parameters)], &[KeyShape { level: 3, specials: 1, digit: 1 }], 12, &random);
+    // As planned: single limbs for rotations, one digit above P for what is rescaled in the same division.
+    let shapes = [KeyShape { level: 3, specials: 1, digit: 1 }, KeyShape { level: 3, specials: 2, digit: 3 }];
+    check_all_primitives(&[Setup::new(parameters)], &shapes, 12, &random);
 }

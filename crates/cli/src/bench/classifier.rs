@@ -1,7 +1,7 @@
 //! `bench classifier`: fully connected layers with random weights, measured from protection to decryption.
 
 use super::archive::Archive;
-use super::{Conditions, finish, kernel, network, peer, runs};
+use super::{Conditions, finish, kernel, network, peer, ratio, runs};
 use crate::arguments::{ClassifierFlags, Peer, Shape};
 use crate::failure::{failure, io};
 use rand::SeedableRng;
@@ -14,6 +14,7 @@ use subrosa_fhe::{Kernel, wire};
 use subrosa_input::{Dataset, Samples};
 use subrosa_network::{ActivationKind, Network, Polynomial, Scope, Substitutions};
 use subrosa_owner::{Owner, ProtectRequest, Reveal, Silent};
+use subrosa_plan::CostModel;
 use subrosa_registry::{OwnerIdentity, Passphrase, Vault};
 use subrosa_terminal::machine::median;
 use subrosa_terminal::{Failure, Terminal, text};
@@ -47,6 +48,9 @@ struct Row {
     kernel: String,
     runs: usize,
     median_seconds: f64,
+    /// What the plan predicts on one thread, with costs measured in the same run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predicted_seconds: Option<f64>,
     log_n: u32,
     model_bytes: u64,
     key_bytes: u64,
@@ -66,6 +70,7 @@ struct Setting<'a> {
     wanted: &'a ClassifierFlags,
     threads: usize,
     kernel: Kernel,
+    costs: &'a CostModel,
 }
 
 pub(crate) fn classifier(terminal: &mut Terminal, wanted: &ClassifierFlags) -> Result<(), Failure> {
@@ -74,9 +79,10 @@ pub(crate) fn classifier(terminal: &mut Terminal, wanted: &ClassifierFlags) -> R
     let kernel = kernel()?;
     let threads = terminal.flags().threads();
     let conditions = Conditions::now(kernel, threads)?;
+    let costs = &CostModel::measure(kernel).map_err(Failure::failed)?;
     let mut rows = Vec::new();
     let measure = |shape, encrypted_input| -> Result<Vec<Row>, Failure> {
-        Setting { shape, activation: &wanted.activation, encrypted_input, wanted, threads, kernel }.measure()
+        Setting { shape, activation: &wanted.activation, encrypted_input, wanted, threads, kernel, costs }.measure()
     };
     for encrypted_input in [false, true] {
         rows.extend(measure(&wanted.shape, encrypted_input)?);
@@ -138,6 +144,8 @@ impl Setting<'_> {
             force: false,
             fold: !self.wanted.unfolded,
             classes: None,
+            memory_limit: None,
+            costs: Some(self.costs),
         };
         let protected = owner.protect(&request, &vault, &Silent).map_err(failure)?;
         let bundle = place.join("bench.srb");
@@ -196,7 +204,13 @@ impl Setting<'_> {
         let output = &processor.program().output;
         let result_bytes =
             output.registers.len() * wire::ciphertext_len(processor.parameters(), output.level, output.degree);
+        let predicted = |what| match what {
+            "prepare" => Some(protected.forecast.prepare_seconds),
+            "infer" => Some(protected.forecast.infer_seconds),
+            _ => None,
+        };
         let row = |what, runs, median_seconds| Row {
+            predicted_seconds: predicted(what),
             what,
             setting: self.name(),
             security_bits: protected.security_bits,
@@ -245,8 +259,12 @@ impl fmt::Display for BenchReport {
                 "\n{}, {} bits of security, ring degree 2^{}",
                 first.setting, first.security_bits, first.log_n
             )?;
-            let times =
-                setting.iter().map(|r| [format!("  {}", r.what), text::seconds(r.median_seconds), runs(r.runs)]);
+            let times = setting.iter().map(|r| {
+                let predicted = r.predicted_seconds.map_or_else(String::new, |p| {
+                    format!("{} of the predicted {}", ratio(r.median_seconds / p), text::seconds(p))
+                });
+                [format!("  {}", r.what), text::seconds(r.median_seconds), runs(r.runs), predicted]
+            });
             f.write_str(&text::table(&times.collect::<Vec<_>>()))?;
             writeln!(
                 f,

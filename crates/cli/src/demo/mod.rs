@@ -220,6 +220,8 @@ impl Run<'_, '_> {
             force: false,
             fold: true,
             classes: None,
+            memory_limit: None,
+            costs: None,
         };
         let progress = OnBars(self.terminal.bars());
         let protected = self.owner.protect(&request, self.vault, &progress).map_err(failure)?;

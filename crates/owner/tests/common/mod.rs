@@ -73,6 +73,8 @@ impl Home {
             force: false,
             fold: true,
             classes: None,
+            memory_limit: None,
+            costs: None,
         };
         let report = self.owner.protect(&request, &self.vault, &Silent).unwrap();
         let verify = VerifyRequest { id: &report.id, data: &f.data, threads: 1 };

@@ -5,12 +5,15 @@ mod chain;
 mod measure;
 mod report;
 
-use super::archive::Archive;
+use super::archive::{Archive, today};
 use super::{Conditions, finish, kernel, peer};
 use crate::arguments::{HomeFlags, Peer, PrimitivesFlags};
+use crate::failure::io;
 use report::PrimitivesReport;
 use std::path::PathBuf;
 use subrosa_fhe::Kernel;
+use subrosa_owner::COST_MODEL_FILE;
+use subrosa_plan::CostModel;
 use subrosa_terminal::{Failure, Terminal};
 
 /// All messages come from it. Secrets and errors don't: they are the operating system's randomness, as always.
@@ -42,8 +45,12 @@ pub(crate) fn primitives(terminal: &mut Terminal, home: &HomeFlags, wanted: &Pri
     finish(terminal, archive, &PrimitivesReport { conditions, seed: SEED, rows, peer, cost_model })
 }
 
-/// Where `<home>/cost-model.json` was written, from which the planner takes the costs of this machine's operations.
-fn save_cost_model(_home: &HomeFlags, _kernel: Kernel) -> Result<Option<PathBuf>, Failure> {
-    // The planner's cost model joins in the next merge: `CostModel::measure(kernel)`, then `.save(path)`.
-    Ok(None)
+/// Measures the planner's costs and writes them to the owner's home, which is made if there is none; gives the file's path.
+fn save_cost_model(home: &HomeFlags, kernel: Kernel) -> Result<PathBuf, Failure> {
+    let model = CostModel { date: Some(today()), ..CostModel::measure(kernel).map_err(Failure::failed)? };
+    let directory = home.directory()?;
+    std::fs::create_dir_all(&directory).map_err(io("create", &directory))?;
+    let path = directory.join(COST_MODEL_FILE);
+    model.save(&path).map_err(Failure::failed)?;
+    Ok(path)
 }

@@ -20,8 +20,8 @@ pub(super) struct PrimitivesReport {
     pub rows: Vec<Row>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<Comparison>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cost_model: Option<PathBuf>,
+    /// Where the planner's costs were written.
+    pub cost_model: PathBuf,
 }
 
 /// One operation at one ring degree.
@@ -138,10 +138,7 @@ impl fmt::Display for PrimitivesReport {
         if let Some(peer) = &self.peer {
             write!(f, "\n{peer}")?;
         }
-        match &self.cost_model {
-            Some(path) => writeln!(f, "\ncosts for the planner in {}", path.display()),
-            None => Ok(()),
-        }
+        writeln!(f, "\ncosts for the planner in {}", self.cost_model.display())
     }
 }
 

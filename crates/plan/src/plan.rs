@@ -1,34 +1,14 @@
-//! The public face of the planner: the request, the plan, and the search for the smallest parameters that do.
+//! A plan: a program, what its constants hold, and what is predicted of it.
 
-use crate::chain::{InputRange, Ranges, Stage, ranges, stages, traces};
-use crate::{single, slots};
+use crate::chain::{Ranges, Stage};
+use crate::cost::{CostModel, Prediction, predict};
+use crate::keys::{KeySet, Shapes};
+use crate::primes::PrimeChain;
+use crate::search::{Alternative, PlanError};
 use serde::{Deserialize, Serialize};
-use subrosa_fhe::security::SecurityLevel;
-use subrosa_fhe::{Encoder, FheError, Kernel, Parameters, Plaintext};
-use subrosa_network::Chain;
-use subrosa_program::Program;
+use subrosa_fhe::{Encoder, Kernel, ParameterSpec, Parameters, Plaintext};
 use subrosa_program::layout::{CoefficientDot, CoefficientRows, Diagonals};
-
-/// Rings that are tried, by log2 of their degree: those of the security table that make sense for inference.
-const LOG_N: std::ops::RangeInclusive<u32> = 11..=16;
-
-/// What is to be planned.
-pub struct PlanRequest<'a> {
-    /// The protected layers.
-    pub chain: &'a Chain,
-    /// Range of the features.
-    pub input: InputRange,
-    /// Feature vectors of calibration data; may be empty.
-    pub samples: &'a [Vec<f64>],
-    /// Whether the edge encrypts the features.
-    pub encrypted_input: bool,
-    /// Level of security.
-    pub security: SecurityLevel,
-    /// Largest absolute error wanted on an output, in the outputs' units.
-    pub max_error: f64,
-    /// Kernel for the (cheap) arithmetic of the search.
-    pub kernel: Kernel,
-}
+use subrosa_program::{KeyRequirement, Program};
 
 /// What is predicted of the encrypted evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -42,6 +22,13 @@ pub struct Forecast {
     pub table_slack_bits: f64,
     /// log2 of the largest output over the largest error.
     pub precision_bits: f64,
+    /// Time of encoding and encrypting one sample's features on one thread of the machine the cost model is of; 0 in reports of
+    /// earlier versions.
+    #[serde(default)]
+    pub prepare_seconds: f64,
+    /// The same of one blind evaluation.
+    #[serde(default)]
+    pub infer_seconds: f64,
 }
 
 /// A program with everything needed to fill its constants.
@@ -50,6 +37,12 @@ pub struct Plan {
     pub program: Program,
     /// What is predicted.
     pub forecast: Forecast,
+    /// Time and memory, step by step.
+    pub prediction: Prediction,
+    /// What was considered, and why it was taken or not.
+    pub alternatives: Vec<Alternative>,
+    /// What the predictions are made with.
+    pub costs: CostModel,
     /// Bounds of the values, layer by layer.
     pub ranges: Vec<Ranges>,
     /// Largest log2(QP) in use.
@@ -68,99 +61,56 @@ pub(crate) enum ConstantKind {
     RowsBias { stage: usize, layout: CoefficientRows },
 }
 
-/// Why no plan was found.
-#[derive(Debug, thiserror::Error)]
-pub enum PlanError {
-    /// A chain without layers.
-    #[error("there is no fully connected layer to protect")]
-    Empty,
-    /// A weight, bias or range that is not a number.
-    #[error("{0} is not a finite number: check the network and its calibration data")]
-    NotFinite(&'static str),
-    /// Nothing fits.
-    #[error(
-        "no secure parameters up to ring degree 2^{} fit this network at {security} bits of security: its {layers} protected layers need a \
-         modulus beyond the security table. Protect fewer layers (--scope last), use lower-degree activations, or give \
-         calibration data (--calibrate) so that the ranges are known better", LOG_N.end()
-    )]
-    DoesNotFit {
-        /// The level asked for.
-        security: u32,
-        /// Layers in the chain.
-        layers: usize,
-    },
-    /// From the engine.
-    #[error(transparent)]
-    Fhe(#[from] FheError),
-}
-
-/// Finds the smallest ring, and in it the smallest modulus, that is secure and precise enough.
-///
-/// Errors: an empty chain, numbers that are not finite, or no parameters up to N = 2^16 that fit.
-pub fn plan(request: &PlanRequest) -> Result<Plan, PlanError> {
-    let stages = stages(request.chain);
-    let input = InputRange { max_abs: declared(request.input.max_abs), max_norm: declared(request.input.max_norm) };
-    if stages.is_empty() {
-        return Err(PlanError::Empty);
-    }
-    if stages.iter().any(|s| s.weights.iter().chain(&s.bias).any(|w| !w.is_finite())) {
-        return Err(PlanError::NotFinite("a weight"));
-    }
-    let traces = traces(&stages, request.samples);
-    let mut bounds = ranges(&stages, input, &traces);
-    if let Some(last) = bounds.last_mut() {
-        last.linear_max = declared(last.linear_max);
-    }
-    if !(request.max_error.is_finite() && request.max_error > 0.0 && bounds.iter().all(|r| r.linear_max.is_finite())) {
-        return Err(PlanError::NotFinite("the range of a value"));
-    }
-    for log_n in LOG_N {
-        for precision in (16..=46).step_by(1) {
-            let draft = match stages.as_slice() {
-                [only] => single::draft(only, &bounds, log_n, precision, request),
-                _ => slots::draft(&stages, &bounds, &traces, log_n, precision, request),
-            };
-            // A larger precision needs a larger modulus: once one does not fit, none after it does.
-            let Some(draft) = draft else { if precision > 30 { break } else { continue } };
-            if draft.max_abs_error <= request.max_error {
-                return draft.finish(stages, bounds, request.kernel);
-            }
-        }
-    }
-    Err(PlanError::DoesNotFit { security: request.security.bits(), layers: stages.len() })
-}
-
-/// A candidate: a program, what its constants hold, and its error.
+/// A candidate: a program, what its constants hold, its error, and the keys it uses together.
 pub(crate) struct Draft {
     pub program: Program,
     pub kinds: Vec<ConstantKind>,
     pub max_abs_error: f64,
+    pub sets: Vec<KeySet>,
+    pub primes: PrimeChain,
 }
 
 impl Draft {
-    fn finish(self, stages: Vec<Stage>, ranges: Vec<Ranges>, kernel: Kernel) -> Result<Plan, PlanError> {
-        let Self { program, kinds, max_abs_error } = self;
+    /// Gives the program its keys, and leaves only the special primes that they use.
+    pub fn set_keys(&mut self, shapes: &Shapes) {
+        self.primes.keep_specials(shapes.values().map(|s| s.specials).max().unwrap_or(0));
+        let spec = &self.program.parameters;
+        let (q, p) = (self.primes.ciphertext.clone(), self.primes.special.clone());
+        if let Some(security) = spec.security() {
+            self.program.parameters = ParameterSpec::new(spec.log_n, q, p, security);
+        }
+        self.program.keys = shapes.iter().map(|(&id, &shape)| KeyRequirement { id, shape }).collect();
+    }
+
+    /// The plan, its parameters checked by the engine.
+    pub fn finish(
+        self,
+        (stages, ranges): (Vec<Stage>, Vec<Ranges>),
+        alternatives: Vec<Alternative>,
+        kernel: Kernel,
+        costs: &CostModel,
+    ) -> Result<Plan, PlanError> {
+        let Self { program, kinds, max_abs_error, .. } = self;
         let parameters = Parameters::new(program.parameters.clone(), kernel)?;
         for key in &program.keys {
             parameters.check_key(key.shape)?;
         }
-        let log = |p: &[u64]| p.iter().map(|&q| (q as f64).log2()).sum::<f64>();
+        let levels = parameters.levels();
+        let log_qp = program.keys.iter().map(|k| parameters.log_qp(k.shape)).fold(parameters.log_q(levels), f64::max);
         let spec = &program.parameters;
-        let key_bits = program.keys.iter().map(|k| {
-            let q = spec.ciphertext_primes.get(..k.shape.level).unwrap_or_default();
-            let p = spec.special_primes.get(..k.shape.specials).unwrap_or_default();
-            log(q) + log(p)
-        });
-        let log_qp = key_bits.fold(log(&spec.ciphertext_primes), f64::max);
         let bound = spec.security().and_then(|s| subrosa_fhe::security::max_log_qp(spec.log_n, s)).unwrap_or(0.0);
         let output_max = ranges.last().map_or(0.0, |r| r.linear_max);
+        let prediction = predict(&program, costs);
         let forecast = Forecast {
             max_abs_error,
             remaining_budget_bits: program.remaining_budget_bits(),
             table_slack_bits: bound - log_qp,
             precision_bits: (output_max / max_abs_error).log2(),
+            prepare_seconds: prediction.prepare.seconds,
+            infer_seconds: prediction.infer.seconds,
         };
-        Ok(Plan { program, forecast, ranges, log_qp, kinds, stages })
+        let costs = costs.clone();
+        Ok(Plan { program, forecast, prediction, alternatives, costs, ranges, log_qp, kinds, stages })
     }
 }
 
@@ -171,6 +121,11 @@ pub(crate) fn declared(range: f64) -> f64 {
 }
 
 impl Plan {
+    /// Predicted time of one blind evaluation on one thread.
+    pub fn predicted_seconds(&self) -> f64 {
+        self.prediction.infer.seconds
+    }
+
     /// The plaintext that constant `index` of group `group` encrypts. Errors: an unknown constant, or a value that does not
     /// fit the modulus.
     pub fn constant(&self, encoder: &Encoder, group: usize, index: usize) -> Result<Plaintext, PlanError> {

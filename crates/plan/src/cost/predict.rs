@@ -1,0 +1,227 @@
+//! The predicted time and memory of a program, step by step.
+
+use super::{Arithmetic, CostModel, KeyWork, Work};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use subrosa_fhe::{Galois, KeyId, KeyShape};
+use subrosa_program::layout::Diagonals;
+use subrosa_program::{InputLayout, Program, Step};
+
+/// What a program will take on one thread.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Prediction {
+    /// Encoding the features, and encrypting them if the program says so.
+    pub prepare: Work,
+    /// The steps, in the program's order.
+    pub steps: Vec<StepWork>,
+    /// The sum of the steps.
+    pub infer: Work,
+    /// What the edge keeps in memory.
+    pub memory: Memory,
+}
+
+/// A step's part.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct StepWork {
+    /// Level of what it works on.
+    pub level: usize,
+    /// Its work.
+    #[serde(flatten)]
+    pub work: Work,
+}
+
+/// Bytes of a loaded program: both halves of everything, whole bytes for each residue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Public key and evaluation keys.
+    pub key_bytes: u64,
+    /// Encrypted weights and biases.
+    pub weight_bytes: u64,
+}
+
+impl Memory {
+    /// All of it.
+    pub fn bytes(&self) -> u64 {
+        self.key_bytes + self.weight_bytes
+    }
+}
+
+/// Level and degree of a register.
+type Held = (usize, usize);
+
+struct Walk<'a> {
+    program: &'a Program,
+    arithmetic: Arithmetic<'a>,
+    shapes: BTreeMap<KeyId, KeyShape>,
+    registers: BTreeMap<usize, Held>,
+}
+
+/// Predicts what `program` takes on the machine of `model`, on one thread.
+///
+/// The program must be well formed ([`Program::validate`]); what a malformed one names and does not have counts as nothing.
+pub fn predict(program: &Program, model: &CostModel) -> Prediction {
+    let spec = &program.parameters;
+    let arithmetic = Arithmetic::new(model, spec.log_n, &spec.ciphertext_primes, &spec.special_primes);
+    let shapes = program.keys.iter().map(|k| (k.id, k.shape)).collect();
+    let mut walk = Walk { program, arithmetic, shapes, registers: BTreeMap::new() };
+    let memory = walk.memory();
+    walk.arithmetic = walk.arithmetic.with_resident(memory.bytes());
+    let prepare = walk.prepare();
+    let steps: Vec<StepWork> = program.steps.iter().map(|step| walk.step(step)).collect();
+    let infer = steps.iter().fold(Work::default(), |sum, s| sum + s.work);
+    Prediction { prepare, steps, infer, memory }
+}
+
+impl Walk<'_> {
+    fn prepare(&mut self) -> Work {
+        let input = &self.program.input;
+        let polynomials = input.layout.polynomials();
+        let encoded = match &input.layout {
+            InputLayout::Diagonals(_) => self.arithmetic.encode_slots(input.level, polynomials),
+            InputLayout::CoefficientDot(_) => self.arithmetic.encode_coefficients(input.level, polynomials),
+        };
+        if !input.encrypted {
+            return encoded;
+        }
+        self.registers.extend((0..polynomials).map(|r| (r, (input.level, 1))));
+        encoded + self.arithmetic.encrypt(input.level, polynomials)
+    }
+
+    fn memory(&self) -> Memory {
+        let constants = self.program.constants.iter();
+        let weights: usize = constants.map(|g| 2 * g.count * self.arithmetic.polynomial_bytes(g.level, 0)).sum();
+        let input = &self.program.input;
+        let public = if input.encrypted { 2 * self.arithmetic.polynomial_bytes(input.level, 0) } else { 0 };
+        let keys: usize = self.shapes.values().map(|&shape| self.arithmetic.key_bytes(shape)).sum();
+        Memory { key_bytes: (public + keys) as u64, weight_bytes: weights as u64 }
+    }
+
+    fn held(&self, register: usize) -> Held {
+        self.registers.get(&register).copied().unwrap_or((1, 1))
+    }
+
+    fn level_of(&self, group: usize) -> usize {
+        self.program.constants.get(group).map_or(1, |g| g.level)
+    }
+
+    /// Key switching with the key `id`; nothing if the program has none.
+    fn switch(&self, work: KeyWork, level: usize, id: KeyId) -> Work {
+        self.shapes.get(&id).map_or(Work::default(), |&shape| self.arithmetic.switch(work, level, shape))
+    }
+
+    fn step(&mut self, step: &Step) -> StepWork {
+        let a = self.arithmetic.clone();
+        let (level, work) = match step {
+            Step::DiagonalsPlain { weights, dst } => {
+                let level = self.level_of(*weights);
+                self.registers.insert(*dst, (level, 1));
+                let products = match &self.program.input.layout {
+                    InputLayout::Diagonals(d) => d.products(),
+                    InputLayout::CoefficientDot(_) => 0,
+                };
+                (level, a.plain_products(level, products) + a.buffers(2 * level))
+            }
+            Step::DiagonalsCipher { layout, weights, rescale, dst, .. } => {
+                let level = self.level_of(*weights);
+                self.registers.insert(*dst, (level - usize::from(*rescale), 1));
+                (level, self.diagonals(layout, level, *rescale))
+            }
+            Step::CoefficientDot { weights, dst } => {
+                let level = self.level_of(*weights);
+                let input = &self.program.input;
+                let InputLayout::CoefficientDot(layout) = &input.layout else { return StepWork::nothing(level) };
+                let (degree, multiplied) = if input.encrypted { (2, 4) } else { (1, 2) };
+                self.registers.extend((0..layout.outputs()).map(|o| (dst + o, (level, degree))));
+                let products = layout.outputs() * layout.chunks();
+                let weight_bytes = (2 * products * a.polynomial_bytes(level, 0)) as u64;
+                let work =
+                    a.multiply_adds(multiplied * products * level) + a.buffers((degree + 1) * layout.outputs() * level);
+                (level, Work { products, weight_bytes, ..work })
+            }
+            Step::CoefficientRows { layout, src, weights, dst } => {
+                let (level, degree) = self.held(*src);
+                let products = layout.outputs();
+                self.registers.extend((0..products).map(|o| (dst + o, (level, degree + 1))));
+                let weight_bytes = (2 * products * a.polynomial_bytes(self.level_of(*weights), 0)) as u64;
+                let work =
+                    a.multiply_adds(2 * (degree + 1) * products * level) + a.buffers((degree + 2) * products * level);
+                (level, Work { products, weight_bytes, ..work })
+            }
+            Step::AddConstant { reg, .. } => {
+                let (level, _) = self.held(*reg);
+                (level, a.elementwise(2 * level))
+            }
+            Step::Fold { reg, stages } => {
+                let (level, _) = self.held(*reg);
+                let stage = |s: &Vec<Galois>| {
+                    s.first().map_or(Work::default(), |&g| {
+                        self.switch(KeyWork::fold(s.len()), level, KeyId::new(g, 1)) + a.elementwise(2 * level)
+                    })
+                };
+                (level, stages.iter().map(stage).fold(Work::default(), |sum, w| sum + w))
+            }
+            Step::Multiply { a: x, b: y, dst } => {
+                let ((level, dx), (other, dy)) = (self.held(*x), self.held(*y));
+                let level = level.min(other);
+                self.registers.insert(*dst, (level, dx + dy));
+                (level, a.multiply_adds((dx + 1) * (dy + 1) * level) + a.buffers((dx + dy + 1) * level))
+            }
+            Step::Relinearize { reg, rescale } => {
+                let (level, degree) = self.held(*reg);
+                self.registers.insert(*reg, (level - usize::from(*rescale && level > 1), 1));
+                let work = KeyWork::relinearize(degree, *rescale && level > 1);
+                (level, self.switch(work, level, KeyId::new(Galois::IDENTITY, 2)))
+            }
+            Step::Rescale { reg } => {
+                let (level, degree) = self.held(*reg);
+                self.registers.insert(*reg, (level.saturating_sub(1).max(1), degree));
+                (level, if level > 1 { a.divide(level, 0, true, degree + 1) } else { Work::default() })
+            }
+            Step::MultiplyScalar { src, dst, .. } => {
+                let (level, degree) = self.held(*src);
+                self.registers.insert(*dst, (level, degree));
+                (
+                    level,
+                    a.encode_coefficients(level, 1)
+                        + a.multiply_adds((degree + 1) * level)
+                        + a.buffers((degree + 1) * level),
+                )
+            }
+            Step::AddScalar { reg, .. } => {
+                let (level, _) = self.held(*reg);
+                (level, a.encode_coefficients(level, 1) + a.elementwise(level))
+            }
+            Step::Add { dst, .. } => {
+                let (level, degree) = self.held(*dst);
+                (level, a.elementwise((degree + 1) * level))
+            }
+            Step::DropLevel { src, level, dst } => {
+                let (_, degree) = self.held(*src);
+                self.registers.insert(*dst, (*level, degree));
+                (*level, a.buffers((degree + 1) * level))
+            }
+        };
+        StepWork { level, work: work + a.step() }
+    }
+
+    fn diagonals(&self, layout: &Diagonals, level: usize, rescale: bool) -> Work {
+        let rotation = KeyId::new(Galois::rotation(1), 1);
+        let babies = |b: usize| match b {
+            0 | 1 => Work::default(),
+            _ => self.switch(KeyWork::hoisted(b - 1), level, rotation),
+        };
+        let rotated = layout.tiles.iter().map(|t| babies(t.babies)).fold(Work::default(), |sum, w| sum + w);
+        let square = KeyId::new(Galois::IDENTITY, 2);
+        let giants = self.switch(KeyWork::giants(layout.giants, rescale), level, square);
+        rotated
+            + self.arithmetic.cipher_products(level, layout.products())
+            + self.arithmetic.buffers(3 * level * layout.giants)
+            + giants
+    }
+}
+
+impl StepWork {
+    fn nothing(level: usize) -> Self {
+        Self { level, work: Work::default() }
+    }
+}
