@@ -23,8 +23,6 @@ pub use error::FheError;
 pub use noise::NoiseModel;
 pub use num_complex::Complex64;
 pub use parameters::{KeyShape, ParameterSpec, Parameters};
-pub use rlwe::{
-    Ciphertext, Digits, EvaluationKeys, KeyAccumulator, KeyId, KeySwitchKey, PreparedKey, PublicKey, SeededCiphertext,
-};
+pub use rlwe::{Ciphertext, Digits, EvaluationKeys, KeyId, KeySwitchKey, PreparedKey, PublicKey, SeededCiphertext};
 pub use security::SecurityLevel;
 pub use subrosa_ring::{Galois, Kernel, Modulus, Ring, RingError, RnsPoly, primes};

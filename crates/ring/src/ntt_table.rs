@@ -218,8 +218,16 @@ impl NttTable {
 
     /// `out[i] = sum_k x_k[i] * y_k[i]`, reduced once at the end. Up to 1024 pairs; slices may start anywhere in memory.
     pub fn dot(&self, out: &mut [u64], pairs: &[(&[u64], &[u64])]) {
-        out.fill(0);
-        self.dot_add_assign(out, pairs);
+        let len = out.len();
+        assert!(pairs.iter().all(|(x, y)| x.len() == len && y.len() == len), "slices must have equal lengths");
+        let mut blocks = Vec::with_capacity(pairs.len());
+        for (i, out) in out.chunks_mut(DOT_BLOCK).enumerate() {
+            let range = i * DOT_BLOCK..i * DOT_BLOCK + out.len();
+            blocks.clear();
+            blocks.extend(pairs.iter().map(|(x, y)| (&x[range.clone()], &y[range.clone()])));
+            out.fill(0);
+            self.dot_add_assign(out, &blocks);
+        }
     }
 
     /// `acc[i] += sum_k x_k[i] * y_k[i]`, reduced once at the end. Up to 1024 pairs; slices may start anywhere in memory.
@@ -263,6 +271,8 @@ impl NttTable {
     }
 }
 
+/// Words that are cleared and then summed at a time: they stay in the first-level cache.
+const DOT_BLOCK: usize = 1024;
 /// Most pairs of one dot product; the kernels' wide sums are sized for it.
 pub(crate) const MAX_DOT_PAIRS: usize = 1024;
 

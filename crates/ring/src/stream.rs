@@ -107,7 +107,8 @@ impl Turned<'_> {
     pub(crate) fn source(&self, point: usize) -> BlockSource {
         let half = self.half;
         let base = if (point >= half) != self.galois.conjugate { half } else { 0 };
-        BlockSource { base, at: (point + self.galois.rotation as usize) % half, half }
+        // N/2 is a power of two.
+        BlockSource { base, at: (point + self.galois.rotation as usize) & (half - 1), half }
     }
 }
 
@@ -287,70 +288,80 @@ impl WeightStream {
         });
     }
 
-    /// `acc[c] += sum_products sum_t W[t][c] * sigma(x_t)`, or `acc[c] = ...` if `replace`. The streams have one group. The first `kept` limbs of `acc` and of the
-    /// inputs are the streams' first, the others the streams' last: a stream may have more limbs in between.
+    /// One limb of `acc[c] += sum_products sum_t W[t][c] * sigma(x_t)`, or of `acc[c] = ...` if `replace`: the limb `limb` of the ring,
+    /// all of whose limbs the inputs have. The streams have one group. The first `kept` limbs of the ring are the streams' first,
+    /// the others the streams' last: a stream may have more limbs in between.
     ///
-    /// Uses the threads of the current rayon pool. Sizes that don't fit together are a bug of the caller and panic.
+    /// At most 512 inputs in all. Sizes that don't fit together are a bug of the caller and panic.
     pub fn sum_turned_products(
         ring: &Ring,
-        mut acc: [&mut RnsPoly; 2],
-        replace: bool,
+        limb: usize,
         kept: usize,
         products: &[TurnedProduct<'_>],
+        replace: bool,
+        mut acc: [&mut [u64]; 2],
     ) {
-        let (n, limbs) = (ring.n(), ring.limbs());
+        let n = ring.n();
         let block = BLOCK.min(n / 2);
-        let own_limb = |product: &TurnedProduct<'_>, i: usize| {
-            if i < kept { i } else { product.weights.limbs.len() + i - limbs }
-        };
-        assert!(acc.iter().all(|poly| (poly.n(), poly.limbs()) == (n, limbs)), "the sums must have the ring's limbs");
-        for product in products {
+        let modulus = ring.modulus(limb);
+        assert!(acc.iter().all(|acc| acc.len() == n), "a limb has N words");
+        let limbs: Vec<Vec<&[u64]>> = products
+            .iter()
+            .map(|product| product.inputs.iter().filter_map(|x| x.get(limb).copied()).collect())
+            .collect();
+        let own_limb =
+            |weights: &WeightStream| if limb < kept { limb } else { weights.limbs.len() + limb - ring.limbs() };
+        for (product, limbs) in products.iter().zip(&limbs) {
             let weights = product.weights;
             assert!(weights.groups == 1 && product.inputs.len() <= weights.terms, "one weight for each input");
-            assert!(
-                (0..limbs).all(|i| weights.ring.modulus(own_limb(product, i)) == ring.modulus(i)),
-                "the primes differ"
-            );
-            let has_limbs = |x: &Vec<&[u64]>| x.len() == limbs && x.iter().all(|limb| limb.len() == n);
-            assert!(product.inputs.iter().all(has_limbs), "inputs must have the ring's limbs");
+            assert!(weights.ring.modulus(own_limb(weights)) == modulus, "the primes differ");
+            let complete = limbs.len() == product.inputs.len() && limbs.iter().all(|limb| limb.len() == n);
+            assert!(complete, "inputs must have the ring's limbs");
         }
-        let residues = products.iter().map(|product| product.inputs.len()).sum::<usize>() * n;
-        for_each_task(n, limbs, residues, block, &mut acc, |task| {
-            let limbs_of_inputs: Vec<Vec<&[u64]>> = products
-                .iter()
-                .map(|product| product.inputs.iter().filter_map(|x| x.get(task.limb).copied()).collect())
-                .collect();
+        let backend = Backend::of(if block == BLOCK { ring.kernel() } else { Kernel::Portable });
+        for start in [0, n / 2] {
             let turned: Vec<Turned<'_>> = products
                 .iter()
-                .zip(&limbs_of_inputs)
+                .zip(&limbs)
                 .map(|(product, inputs)| Turned {
-                    weights: product.weights.packed_from(own_limb(product, task.limb), task.start),
+                    weights: product.weights.packed_from(own_limb(product.weights), start),
                     terms: product.weights.terms,
                     inputs,
                     galois: product.galois,
                     half: n / 2,
                 })
                 .collect();
-            let modulus = ring.modulus(task.limb);
-            match Backend::of(if block == BLOCK { ring.kernel() } else { Kernel::Portable }) {
-                Backend::Portable => portable::stream::turned(modulus, &turned, task.start, replace, &mut task.out),
+            let mut acc = acc.each_mut().map(|acc| &mut acc[start..start + n / 2]);
+            match backend {
+                Backend::Portable => portable::stream::turned(modulus, &turned, start, replace, &mut acc),
                 #[cfg(target_arch = "x86_64")]
-                Backend::Avx2(token) => {
-                    avx2::stream::turned(token, modulus, &turned, task.start, replace, &mut task.out)
-                }
+                Backend::Avx2(token) => avx2::stream::turned(token, modulus, &turned, start, replace, &mut acc),
                 #[cfg(target_arch = "x86_64")]
-                Backend::Avx512(token) => {
-                    avx512::stream::turned(token, modulus, &turned, task.start, replace, &mut task.out)
-                }
+                Backend::Avx512(token) => avx512::stream::turned(token, modulus, &turned, start, replace, &mut acc),
             }
-        });
+        }
     }
 
     /// Cuts the results into ranges of points and runs `work` on each, on several threads if that pays.
     fn for_each_task(&self, out: &mut [&mut RnsPoly], work: impl Fn(&mut Task<'_>) + Send + Sync) {
+        let (n, limbs, residues) = (self.ring.n(), self.limbs.len(), self.groups * self.terms * self.ring.n());
         out.iter().for_each(|poly| self.assert_fits(poly));
-        let residues = self.groups * self.terms * self.ring.n();
-        for_each_task(self.ring.n(), self.limbs.len(), residues, self.block(), out, work);
+        let parallel = is_parallel(residues * limbs);
+        let parts = if parallel { 2 * rayon::current_num_threads().next_power_of_two() } else { 2 };
+        let points = (n / parts).max(self.block());
+        let starts = (0..limbs).flat_map(|limb| (0..n).step_by(points).map(move |start| (limb, start)));
+        let mut tasks: Vec<Task<'_>> =
+            starts.map(|(limb, start)| Task { limb, start, out: Vec::with_capacity(out.len()) }).collect();
+        for poly in out {
+            for (task, out) in tasks.iter_mut().zip(poly.as_mut_slice().chunks_mut(points)) {
+                task.out.push(out);
+            }
+        }
+        if parallel {
+            tasks.par_iter_mut().with_max_len(1).for_each(work);
+        } else {
+            tasks.iter_mut().for_each(work);
+        }
     }
 
     fn packed_from(&self, limb: usize, start: usize) -> Packed<'_> {
@@ -372,34 +383,6 @@ impl WeightStream {
             (self.ring.n(), self.limbs.len()),
             "polynomials must have the stream's degree and limbs"
         );
-    }
-}
-
-/// Cuts results of `limbs` limbs into ranges of points, each in one half, and runs `work` on each: on several threads if the
-/// `residues` multiplied in each limb are many.
-fn for_each_task(
-    n: usize,
-    limbs: usize,
-    residues: usize,
-    block: usize,
-    out: &mut [&mut RnsPoly],
-    work: impl Fn(&mut Task<'_>) + Send + Sync,
-) {
-    let parallel = is_parallel(residues * limbs);
-    let parts = if parallel { 2 * rayon::current_num_threads().next_power_of_two() } else { 2 };
-    let points = (n / parts).max(block);
-    let starts = (0..limbs).flat_map(|limb| (0..n).step_by(points).map(move |start| (limb, start)));
-    let mut tasks: Vec<Task<'_>> =
-        starts.map(|(limb, start)| Task { limb, start, out: Vec::with_capacity(out.len()) }).collect();
-    for poly in out {
-        for (task, out) in tasks.iter_mut().zip(poly.as_mut_slice().chunks_mut(points)) {
-            task.out.push(out);
-        }
-    }
-    if parallel {
-        tasks.par_iter_mut().with_max_len(1).for_each(work);
-    } else {
-        tasks.iter_mut().for_each(work);
     }
 }
 

@@ -404,23 +404,18 @@ fn turned_products_of_any_shape() {
                     .zip(&elements)
                     .map(|((weights, inputs), &galois)| TurnedProduct { weights, inputs, galois })
                     .collect();
-                for threads in [1, 3] {
-                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                    let mut found = start.clone();
-                    let mut sum = |replace, products: &[TurnedProduct<'_>]| {
-                        pool.install(|| {
-                            let out = found.each_mut();
-                            WeightStream::sum_turned_products(&ring, out, replace, kept.len(), products);
-                        });
-                    };
-                    // The sum of the rest, replaced; then all.
-                    sum(true, &products[1..]);
-                    sum(false, &products[..1]);
-                    for (found, start) in found.iter_mut().zip(&start) {
-                        ring.add_assign(found, start);
+                let mut found = start.clone();
+                for limb in 0..ring.limbs() {
+                    // The sum of all but the first, in place of what was there; then the first; then what was there.
+                    for (replace, products) in [(true, &products[1..]), (false, &products[..1])] {
+                        let out = found.each_mut().map(|poly| poly.limb_mut(limb));
+                        WeightStream::sum_turned_products(&ring, limb, kept.len(), products, replace, out);
                     }
-                    assert!(found == expected, "N = 2^{log_n}, {kept:?} {between:?} {last:?}, {used:?}, {kernel}");
                 }
+                for (found, start) in found.iter_mut().zip(&start) {
+                    ring.add_assign(found, start);
+                }
+                assert!(found == expected, "N = 2^{log_n}, {kept:?} {between:?} {last:?}, {used:?}, {kernel}");
             }
         }
     }

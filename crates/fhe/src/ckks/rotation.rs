@@ -2,7 +2,7 @@
 
 use super::evaluator::{Evaluator, check_level, check_same_scale};
 use crate::parameters::KeyShape;
-use crate::rlwe::{common_shape, needed_key};
+use crate::rlwe::{Switch, common_shape, needed_key};
 use crate::{Ciphertext, Digits, EvaluationKeys, FheError, PreparedKey};
 use subrosa_ring::{Galois, RnsPoly};
 
@@ -74,24 +74,26 @@ impl Evaluator {
             }
         }
         let shape = common_shape(&used)?;
-        let mut acc = self.switcher.accumulator(level, shape.map_or(0, |s| s.specials))?;
+        let mut decomposed: Vec<(Galois, Digits<'_>, &PreparedKey)> = Vec::with_capacity(used.len());
+        let mut direct = Vec::new();
         for (galois, a) in terms {
-            let mut products: Vec<(Digits<'_>, &PreparedKey)> = Vec::new();
             for (power, component) in a.components.iter().enumerate() {
                 match (needed_key(*galois, power), shape) {
-                    (Some(id), Some(shape)) => products.push((self.decompose(component, shape)?, keys.get(id)?)),
-                    _ => acc.add_scaled(power, component, *galois)?,
+                    (Some(id), Some(shape)) => {
+                        decomposed.push((*galois, self.decompose(component, shape)?, keys.get(id)?));
+                    }
+                    _ => direct.push((power, component, *galois)),
                 }
             }
-            let products: Vec<_> = products.iter().map(|(digits, key)| (*galois, digits, *key)).collect();
-            self.switcher.key_inner_product(&mut acc, &products)?;
         }
-        let components = self.switcher.finish(acc, rescale)?.into();
+        let products: Vec<_> = decomposed.iter().map(|(galois, digits, key)| (*galois, digits, *key)).collect();
+        let switch = Switch { level, products: &products, direct: &direct, rescale };
+        let components = self.switcher.switch(&switch)?.into();
         let scale = if rescale { self.rescaled(level, scale)? } else { scale };
         Ok(Ciphertext { components, scale })
     }
 
-    /// The digits of a polynomial in NTT form, for [`crate::rlwe::KeySwitcher::key_inner_product`].
+    /// The digits of a polynomial in NTT form, for [`crate::rlwe::KeySwitcher::switch`].
     pub fn decompose<'p>(&self, poly: &'p RnsPoly, shape: KeyShape) -> Result<Digits<'p>, FheError> {
         self.switcher.decompose(poly, shape)
     }
@@ -131,7 +133,7 @@ impl Evaluator {
             (Some(shape), Some(c1)) => Some(self.decompose(c1, shape)?),
             _ => None,
         };
-        Ok(Hoisted { keys: found, digits, specials: shape.map_or(0, |s| s.specials) })
+        Ok(Hoisted { keys: found, digits })
     }
 
     fn sum_of_rotations(
@@ -140,18 +142,17 @@ impl Evaluator {
         terms: &[(Galois, Option<&PreparedKey>)],
         hoisted: &Hoisted<'_>,
     ) -> Result<Ciphertext, FheError> {
-        let mut acc = self.switcher.accumulator(a.level(), hoisted.specials)?;
-        let mut products = Vec::new();
+        let (mut products, mut direct) = (Vec::new(), Vec::new());
         for &(galois, key) in terms {
             for (part, component) in a.components.iter().enumerate() {
                 match (part, key, &hoisted.digits) {
                     (1, Some(key), Some(digits)) => products.push((galois, digits, key)),
-                    _ => acc.add_scaled(part, component, galois)?,
+                    _ => direct.push((part, component, galois)),
                 }
             }
         }
-        self.switcher.key_inner_product(&mut acc, &products)?;
-        let components = self.switcher.finish(acc, false)?.into();
+        let switch = Switch { level: a.level(), products: &products, direct: &direct, rescale: false };
+        let components = self.switcher.switch(&switch)?.into();
         Ok(Ciphertext { components, scale: a.scale })
     }
 }
@@ -160,5 +161,4 @@ impl Evaluator {
 struct Hoisted<'k> {
     keys: Vec<Option<&'k PreparedKey>>,
     digits: Option<Digits<'k>>,
-    specials: usize,
 }

@@ -55,12 +55,16 @@ impl Digit {
     }
 }
 
-/// Two sums over `q_0 .. q_{level-1}, p_0 .. p_{specials-1}` of key products, to be divided by the special primes once, and two
-/// sums of polynomials that come in with the weight P.
-pub struct KeyAccumulator<'p> {
-    extension: Arc<Extension>,
-    products: Option<[RnsPoly; 2]>,
-    direct: [Vec<(&'p RnsPoly, Galois)>; 2],
+/// What is summed in one key switch, to be divided by the special primes once.
+pub struct Switch<'a> {
+    /// Level of everything in it.
+    pub level: usize,
+    /// `(g, digits of c, key)`: the key product of sigma_g(c). All keys have the digits' special primes and digit size.
+    pub products: &'a [(Galois, &'a Digits<'a>, &'a PreparedKey)],
+    /// `(part, c, g)`: sigma_g(c), which is added to part 0 or 1 of the result as it is.
+    pub direct: &'a [(usize, &'a RnsPoly, Galois)],
+    /// Whether the result is divided by the highest ciphertext prime as well, in the same rounding.
+    pub rescale: bool,
 }
 
 /// A ring with special primes and its divisions.
@@ -125,26 +129,81 @@ impl KeySwitcher {
         Ok(Digits { poly, specials: shape.specials, digit: shape.digit, digits })
     }
 
-    /// An empty accumulator at `level` with `specials` special primes (0: plain ciphertext arithmetic).
-    pub fn accumulator<'p>(&self, level: usize, specials: usize) -> Result<KeyAccumulator<'p>, FheError> {
-        Ok(KeyAccumulator {
-            extension: self.extension(level, specials)?,
-            products: None,
-            direct: [Vec::new(), Vec::new()],
-        })
+    /// The two parts of the sum: `round((sum <sigma(digits), key> + P sum sigma(direct)) / P)`, or divided by P q_top.
+    ///
+    /// Limb by limb, so that the sums before the division stay in the caches; on several threads of the current rayon pool if
+    /// that pays.
+    pub fn switch(&self, switch: &Switch<'_>) -> Result<[RnsPoly; 2], FheError> {
+        let &Switch { level, products, direct, rescale } = switch;
+        let specials = products.first().map_or(0, |(_, digits, _)| digits.specials);
+        let extension = self.extension(level, specials)?;
+        self.check_switch(switch, &extension)?;
+        let inputs: Vec<Vec<Vec<&[u64]>>> = products.iter().map(|(_, digits, _)| digits.limbs()).collect();
+        let products: Vec<TurnedProduct<'_>> = products
+            .iter()
+            .zip(&inputs)
+            .map(|((galois, _, key), inputs)| TurnedProduct { weights: key.halves(), inputs, galois: *galois })
+            .collect();
+        let digits = inputs.iter().map(Vec::len).max().unwrap_or(0).max(1);
+        let at_a_time = (MAX_LAZY_DIGITS / digits).max(1);
+        let ring = &extension.ring;
+        let produce = |limb: usize, mut parts: [&mut [u64]; 2]| {
+            if products.is_empty() {
+                parts.iter_mut().for_each(|part| part.fill(0));
+            }
+            for (i, products) in products.chunks(at_a_time).enumerate() {
+                WeightStream::sum_turned_products(
+                    ring,
+                    limb,
+                    level,
+                    products,
+                    i == 0,
+                    parts.each_mut().map(|p| &mut **p),
+                );
+            }
+            let Some(&p) = extension.p_mod_q.get(limb) else { return };
+            for (index, part) in parts.iter_mut().enumerate() {
+                for (_, poly, galois) in direct.iter().filter(|(part, ..)| *part == index) {
+                    let poly = poly.limb(limb);
+                    for (target, source, len) in galois.segments(poly.len()) {
+                        let (part, poly) = (&mut part[target..target + len], &poly[source..source + len]);
+                        match specials {
+                            0 => ring.table(limb).add_assign(part, poly),
+                            _ => ring.table(limb).mul_scalar_add_assign(part, poly, p),
+                        }
+                    }
+                }
+            }
+        };
+        match (rescale, &extension.mod_down, &extension.mod_down_rescale) {
+            (false, Some(divide), _) | (true, _, Some(divide)) => Ok(divide.apply_to(produce)),
+            (true, _, None) => Err(FheError::Level { operation: "rescale", expected: 2, found: level }),
+            (false, None, _) => {
+                let mut sums = [(); 2].map(|()| RnsPoly::unspecified(self.parameters.n(), level));
+                let [part0, part1] = &mut sums;
+                for (limb, parts) in part0.limbs_iter_mut().zip(part1.limbs_iter_mut()).enumerate() {
+                    produce(limb, parts.into());
+                }
+                Ok(sums)
+            }
+        }
     }
 
-    /// Adds `sum_t <sigma_t(digits_t), key_t>` to both parts: one lazy sum over all terms per output word.
-    pub fn key_inner_product(
-        &self,
-        acc: &mut KeyAccumulator<'_>,
-        terms: &[(Galois, &Digits<'_>, &PreparedKey)],
-    ) -> Result<(), FheError> {
-        let (level, specials) = (acc.extension.level, acc.extension.specials);
-        for (_, digits, key) in terms {
+    fn check_switch(&self, switch: &Switch<'_>, extension: &Extension) -> Result<(), FheError> {
+        let (level, specials) = (extension.level, extension.specials);
+        let operation = "key switch";
+        for (part, poly, _) in switch.direct {
+            if *part > 1 {
+                return Err(FheError::Length { what: "parts of a key switch", expected: 2, found: part + 1 });
+            }
+            if poly.n() != self.parameters.n() || poly.limbs() != level {
+                return Err(FheError::Level { operation, expected: level, found: poly.limbs() });
+            }
+        }
+        for (_, digits, key) in switch.products {
             let unfit = |reason: String| Err(FheError::UnfitKey { id: key.id(), reason });
             if (digits.level(), digits.specials) != (level, specials) {
-                return Err(FheError::Level { operation: "key product", expected: level, found: digits.level() });
+                return Err(FheError::Level { operation, expected: level, found: digits.level() });
             }
             if key.shape().level < level {
                 return unfit(format!("it is at level {}, the ciphertext at {level}", key.shape().level));
@@ -157,68 +216,11 @@ impl KeySwitcher {
                     digits.digit
                 ));
             }
-            if !key.fits(&acc.extension.ring, level) {
+            if !key.fits(&extension.ring, level) {
                 return unfit("it belongs to another ring".into());
             }
         }
-        let (n, limbs) = (self.parameters.n(), level + specials);
-        let inputs: Vec<Vec<Vec<&[u64]>>> = terms.iter().map(|(_, digits, _)| digits.limbs()).collect();
-        let products: Vec<TurnedProduct<'_>> = terms
-            .iter()
-            .zip(&inputs)
-            .map(|((galois, _, key), inputs)| TurnedProduct { weights: key.halves(), inputs, galois: *galois })
-            .collect();
-        let digits = inputs.iter().map(Vec::len).max().unwrap_or(0).max(1);
-        for products in products.chunks((MAX_LAZY_DIGITS / digits).max(1)) {
-            let is_first = acc.products.is_none();
-            let part = || RnsPoly::unspecified(n, limbs);
-            let parts = acc.products.get_or_insert_with(|| [part(), part()]).each_mut();
-            WeightStream::sum_turned_products(&acc.extension.ring, parts, is_first, level, products);
-        }
         Ok(())
-    }
-
-    /// Divides both parts by the special primes, and by the highest ciphertext prime as well if `rescale`, rounding once.
-    pub fn finish(&self, acc: KeyAccumulator<'_>, rescale: bool) -> Result<[RnsPoly; 2], FheError> {
-        let KeyAccumulator { extension, products, direct } = acc;
-        let (n, level) = (self.parameters.n(), extension.level);
-        let too_low = FheError::Level { operation: "rescale", expected: 2, found: level };
-        let (Some(mut parts), Some(mod_down)) = (products, &extension.mod_down) else {
-            let ring = &extension.ring;
-            let parts = direct.map(|direct| {
-                let mut sum = RnsPoly::zero(n, level);
-                for (poly, galois) in direct {
-                    for_each_segment(&mut sum, poly, galois, |i, sum, poly| ring.table(i).add_assign(sum, poly));
-                }
-                sum
-            });
-            return match (rescale, &self.extension(level, 0)?.mod_down_rescale) {
-                (false, _) => Ok(parts),
-                (true, Some(divide)) => Ok(parts.map(|part| divide.apply(&part))),
-                (true, None) => Err(too_low),
-            };
-        };
-        if rescale {
-            let divide = extension.mod_down_rescale.as_ref().ok_or(too_low)?;
-            for (part, direct) in parts.iter_mut().zip(&direct) {
-                for (poly, galois) in direct {
-                    for_each_segment(part, poly, *galois, |i, part, poly| {
-                        let p = extension.p_mod_q.get(i).copied().unwrap_or_default();
-                        extension.ring.table(i).mul_scalar_add_assign(part, poly, p);
-                    });
-                }
-            }
-            return Ok(parts.map(|part| divide.apply(&part)));
-        }
-        // (x + P d) / P rounds to round(x / P) + d.
-        let mut out = parts.map(|part| mod_down.apply(&part));
-        for (out, direct) in out.iter_mut().zip(&direct) {
-            for (poly, galois) in direct {
-                let ring = &extension.ring;
-                for_each_segment(out, poly, *galois, |i, out, poly| ring.table(i).add_assign(out, poly));
-            }
-        }
-        Ok(out)
     }
 
     /// Divides by the highest prime of a polynomial in NTT form.
@@ -270,36 +272,6 @@ impl KeySwitcher {
             }
             Ok(Decomposer { ring, digits })
         })
-    }
-}
-
-impl<'p> KeyAccumulator<'p> {
-    /// Level of the ciphertexts that are summed.
-    pub fn level(&self) -> usize {
-        self.extension.level
-    }
-
-    /// Adds `P * sigma_galois(poly)` to part 0 or 1; `poly` in NTT form at the accumulator's level.
-    pub fn add_scaled(&mut self, part: usize, poly: &'p RnsPoly, galois: Galois) -> Result<(), FheError> {
-        let level = self.extension.level;
-        let Some(sum) = self.direct.get_mut(part) else {
-            return Err(FheError::Length { what: "parts of a key accumulator", expected: 2, found: part + 1 });
-        };
-        if poly.n() != self.extension.ring.n() || poly.limbs() != level {
-            return Err(FheError::Level { operation: "key accumulator", expected: level, found: poly.limbs() });
-        }
-        sum.push((poly, galois));
-        Ok(())
-    }
-}
-
-/// Runs `work` on limb i of the sum and of `sigma_galois(poly)`, segment by segment, for all limbs of `poly`.
-fn for_each_segment(sum: &mut RnsPoly, poly: &RnsPoly, galois: Galois, work: impl Fn(usize, &mut [u64], &[u64])) {
-    let segments = galois.segments(poly.n());
-    for (i, (sum, poly)) in sum.limbs_iter_mut().zip(poly.limbs_iter()).enumerate() {
-        for (target, source, len) in segments {
-            work(i, &mut sum[target..target + len], &poly[source..source + len]);
-        }
     }
 }
 

@@ -64,41 +64,57 @@ const VECTORS: usize = 4;
 
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
 fn accumulate_vectors<const WIDE: bool>(target: &Target, limbs: &[u64], overflow: &[u64], out: &mut [u64]) {
-    let reducer = SumReducer::<WIDE>::new(&target.modulus);
-    let (groups, rest) = out.as_chunks_mut::<8>().0.as_chunks_mut::<VECTORS>();
-    let rest_start = groups.len() * 8 * VECTORS;
-    for (i, group) in groups.iter_mut().enumerate() {
-        accumulate_group::<WIDE, VECTORS>(&reducer, target, limbs, overflow, i * 8 * VECTORS, group);
-    }
-    for (i, vector) in rest.as_chunks_mut().0.iter_mut().enumerate() {
-        accumulate_group::<WIDE, 1>(&reducer, target, limbs, overflow, rest_start + 8 * i, vector);
+    // Usual numbers of sources as constants: their loops are unrolled.
+    match target.cofactors.len() {
+        2 => accumulate_sources::<WIDE, 2>(target, limbs, overflow, out),
+        3 => accumulate_sources::<WIDE, 3>(target, limbs, overflow, out),
+        4 => accumulate_sources::<WIDE, 4>(target, limbs, overflow, out),
+        _ => accumulate_sources::<WIDE, 0>(target, limbs, overflow, out),
     }
 }
 
-/// The words `start..start + 8*VECTORS`; `out` holds just these.
-#[inline]
+/// `SOURCES` limbs, or any number if it is zero.
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn accumulate_group<const WIDE: bool, const VECTORS: usize>(
-    reducer: &SumReducer<WIDE>,
+fn accumulate_sources<const WIDE: bool, const SOURCES: usize>(
     target: &Target,
     limbs: &[u64],
     overflow: &[u64],
-    start: usize,
-    out: &mut [[u64; 8]; VECTORS],
+    out: &mut [u64],
 ) {
-    let range = start..start + 8 * VECTORS;
-    let mut sums = [Sum::from(splat(0)); VECTORS];
-    let mut add = |words: &[u64], factor: u64| {
-        let (lines, factor) = (words[range.clone()].as_chunks::<8>().0, splat(factor));
-        for (sum, line) in sums.iter_mut().zip(lines) {
-            sum.add_product(load(line), factor);
+    let reducer = SumReducer::<WIDE>::new(&target.modulus);
+    let count = if SOURCES == 0 { target.cofactors.len() } else { SOURCES };
+    let (n, cofactors, minus_product) = (overflow.len(), &target.cofactors[..count], target.minus_product);
+    let limbs = &limbs[..count * n];
+    let (groups, rest) = out.as_chunks_mut::<8>().0.as_chunks_mut::<VECTORS>();
+    let rest_start = groups.len() * 8 * VECTORS;
+    for (i, group) in groups.iter_mut().enumerate() {
+        let mut sums = [Sum::from(splat(0)); VECTORS];
+        let start = i * 8 * VECTORS;
+        add(&mut sums, overflow, start, minus_product);
+        for (k, &cofactor) in cofactors.iter().enumerate() {
+            add(&mut sums, &limbs[k * n..(k + 1) * n], start, cofactor);
         }
-    };
-    add(overflow, target.minus_product);
-    for (&cofactor, limb) in target.cofactors.iter().zip(limbs.chunks_exact(overflow.len())) {
-        add(limb, cofactor);
+        for (sum, out) in sums.iter().zip(group) {
+            store(out, reducer.reduce(*sum));
+        }
     }
-    for (sum, out) in sums.iter().zip(out) {
-        store(out, reducer.reduce(*sum));
+    for (i, vector) in rest.iter_mut().enumerate() {
+        let mut sum = [Sum::from(splat(0)); 1];
+        let start = rest_start + 8 * i;
+        add(&mut sum, overflow, start, minus_product);
+        for (k, &cofactor) in cofactors.iter().enumerate() {
+            add(&mut sum, &limbs[k * n..(k + 1) * n], start, cofactor);
+        }
+        store(vector, reducer.reduce(sum[0]));
+    }
+}
+
+/// Adds the vectors from word `start` on times a factor.
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
+fn add<const VECTORS: usize>(sums: &mut [Sum; VECTORS], words: &[u64], start: usize, factor: u64) {
+    let (lines, factor) = (words[start..start + 8 * VECTORS].as_chunks::<8>().0, splat(factor));
+    for (sum, line) in sums.iter_mut().zip(lines) {
+        sum.add_product(load(line), factor);
     }
 }
