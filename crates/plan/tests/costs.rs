@@ -40,9 +40,9 @@ fn a_missing_broken_or_impossible_cost_model_is_refused_by_name() {
     assert!(matches!(load(), CostModelError::Io { action: "read", .. }));
     let good = serde_json::to_value(CostModel::builtin(Kernel::Portable)).unwrap();
     let text = good.to_string();
-    for broken in
-        ["", "{}", &text[..text.len() / 2], &text.replace("encode", "encoding"), &text.replace("1.2", "\"1.2\"")]
-    {
+    let mut quoted = good.clone();
+    quoted["encode"] = "2.4".into();
+    for broken in ["", "{}", &text[..text.len() / 2], &text.replace("encode", "encoding"), &quoted.to_string()] {
         std::fs::write(&file.0, broken).unwrap();
         let error = load();
         assert!(matches!(error, CostModelError::Format { .. }), "{broken}: {error}");

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, PoisonError};
 use zeroize::Zeroize;
 
 /// Alignment of the first word, in bytes.
@@ -31,7 +32,7 @@ impl AlignedVec {
         }
     }
 
-    /// A buffer of `len` words with unspecified contents: zeros, or what an earlier buffer of this thread left.
+    /// A buffer of `len` words with unspecified contents: zeros, or what an earlier buffer left.
     pub fn unspecified(len: usize) -> Self {
         Self::reused(len).unwrap_or_else(|| Self::fresh(len))
     }
@@ -42,24 +43,23 @@ impl AlignedVec {
         AlignedVec { words, start, len }
     }
 
-    /// A buffer that this thread dropped, if one fits without wasting more than half of it.
+    /// A buffer that was dropped, if one fits without wasting more than half of it.
     fn reused(len: usize) -> Option<Self> {
         if len < LEAST_KEPT {
             return None;
         }
-        let words = FREE.try_with(|free| free.borrow_mut().take(len + SLACK)).ok().flatten()?;
+        let words = FREE.lock().unwrap_or_else(PoisonError::into_inner).take(len + SLACK)?;
         let start = aligned_start(&words);
         Some(AlignedVec { words, start, len })
     }
 }
 
 impl Drop for AlignedVec {
-    /// Keeps the memory for the next buffer of this thread.
+    /// Keeps the memory for a later buffer.
     fn drop(&mut self) {
         if self.words.len() >= LEAST_KEPT {
             let words = std::mem::take(&mut self.words);
-            // No place to keep it while the thread ends: then it is freed.
-            let _ = FREE.try_with(|free| free.borrow_mut().put(words));
+            FREE.lock().unwrap_or_else(PoisonError::into_inner).put(words);
         }
     }
 }
@@ -67,8 +67,11 @@ impl Drop for AlignedVec {
 /// Words from which on a buffer is worth keeping: allocators give larger ones back to the system at once, and touching
 /// fresh pages costs more than the arithmetic done on them.
 const LEAST_KEPT: usize = 1 << 12;
-/// Words that a thread keeps at most: 64 MiB.
+/// Words that are kept at most: 64 MiB.
 const MOST_KEPT: usize = 1 << 23;
+
+/// The process's free buffers. One list for all threads: what one thread makes, another often drops.
+static FREE: Mutex<FreeBuffers> = Mutex::new(FreeBuffers { buffers: Vec::new(), words: 0 });
 
 /// Buffers that were dropped, the latest last: it is the likeliest to be in the caches still.
 struct FreeBuffers {
@@ -146,7 +149,6 @@ impl Zeroize for AlignedVec {
 }
 
 thread_local! {
-    static FREE: RefCell<FreeBuffers> = const { RefCell::new(FreeBuffers { buffers: Vec::new(), words: 0 }) };
     /// Scratch buffers of this thread, reused so that transforms do not allocate.
     static SCRATCH: RefCell<Vec<AlignedVec>> = const { RefCell::new(Vec::new()) };
 }

@@ -100,7 +100,7 @@ impl Special {
     /// The size for limbs of these sizes; `None` where it makes no sense.
     pub fn bits(self, limbs: &[u32], ring: &RingContext) -> Option<u32> {
         let largest = limbs.iter().copied().max()?;
-        let larger = (largest + 4).min(MAX_PRIME_BITS);
+        let larger = (largest + 2).min(MAX_PRIME_BITS);
         match self {
             Self::Larger => Some(larger),
             Self::WholeBytes => Some(largest.next_multiple_of(8)).filter(|&b| b < larger),

@@ -126,8 +126,10 @@ fn cipher_blocks<const WIDTH: usize, const WIDE: bool>(
                 _mm_prefetch::<_MM_HINT_T1>(x.as_ptr().wrapping_add(range.end + line).cast());
             }
         }
-        for line in out.iter().flat_map(|out| out[range.clone()].as_chunks::<8>().0) {
-            _mm_prefetch::<_MM_HINT_ET1>(line.as_ptr().cast());
+        for out in out.iter() {
+            for line in [0, 8] {
+                _mm_prefetch::<_MM_HINT_ET1>(out.as_ptr().wrapping_add(range.start + line).cast());
+            }
         }
         for out in out.as_chunks_mut::<3>().0 {
             // d0, d1, d2 of the first vector, then of the second.
