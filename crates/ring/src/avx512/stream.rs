@@ -13,6 +13,9 @@ use std::arch::x86_64::*;
 const SPAN: usize = 1024;
 /// How far ahead the stream is fetched, in bytes.
 const PREFETCH: usize = 8192;
+/// Caches that the stream is fetched into: all, or the outer ones only, where the inner one is full of other things.
+const ALL_CACHES: bool = false;
+const OUTER_CACHES: bool = true;
 
 /// Calls a function for the number of bytes of a residue and for the size of its sums.
 macro_rules! dispatch {
@@ -71,7 +74,7 @@ fn plain_blocks<const WIDTH: usize, const WIDE: bool>(
 ) {
     let reducer = SumReducer::<WIDE>::new(p);
     let (out0, out1) = (out0.as_chunks_mut::<BLOCK>().0, out1.as_chunks_mut::<BLOCK>().0);
-    let mut weights = Stream::<WIDTH>::new(weights, out0.len() * terms);
+    let mut weights = Stream::<WIDTH, ALL_CACHES>::new(weights, out0.len() * terms);
     for (b, (out0, out1)) in out0.iter_mut().zip(out1).enumerate() {
         let at = start + b * BLOCK;
         let mut sums = [Sum::from(splat(0)); 4];
@@ -114,7 +117,7 @@ fn cipher_blocks<const WIDTH: usize, const WIDE: bool>(
 ) {
     let reducer = SumReducer::<WIDE>::new(p);
     let blocks = out.first().map_or(0, |out| out.len() / BLOCK);
-    let mut weights = Stream::<WIDTH>::new(weights, blocks * inputs.len() * (out.len() / 3));
+    let mut weights = Stream::<WIDTH, OUTER_CACHES>::new(weights, blocks * inputs.len() * (out.len() / 3));
     let scratch = &mut scratch.as_chunks_mut::<BLOCK>().0[..2 * inputs.len()];
     for b in 0..blocks {
         let range = b * BLOCK..(b + 1) * BLOCK;
@@ -172,7 +175,7 @@ fn turned_blocks<const WIDTH: usize, const WIDE: bool>(
     acc1: &mut [u64],
 ) {
     let reducer = SumReducer::<WIDE>::new(p);
-    let stream = Stream::<WIDTH>::new(&[0; PADDING], 0);
+    let stream = Stream::<WIDTH, ALL_CACHES>::new(&[0; PADDING], 0);
     let (acc0, acc1) = (acc0.as_chunks_mut::<BLOCK>().0, acc1.as_chunks_mut::<BLOCK>().0);
     for (b, (acc0, acc1)) in acc0.iter_mut().zip(acc1).enumerate() {
         let mut sums = [Sum::from(splat(0)); 4];
@@ -203,7 +206,7 @@ fn turned_blocks<const WIDTH: usize, const WIDE: bool>(
 }
 
 /// The weights still to be read, `WIDTH` bytes to a residue.
-struct Stream<'a, const WIDTH: usize> {
+struct Stream<'a, const WIDTH: usize, const OUTER: bool> {
     next: *const u8,
     /// Where the byte of each place of a vector lies among the packed ones.
     places: __m512i,
@@ -211,7 +214,7 @@ struct Stream<'a, const WIDTH: usize> {
     bytes: std::marker::PhantomData<&'a [u8]>,
 }
 
-impl<'a, const WIDTH: usize> Stream<'a, WIDTH> {
+impl<'a, const WIDTH: usize, const OUTER: bool> Stream<'a, WIDTH, OUTER> {
     /// Panics unless `bytes` has `steps` steps of two components and a block of points, and the padding.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
@@ -230,7 +233,7 @@ impl<'a, const WIDTH: usize> Stream<'a, WIDTH> {
     /// The same for other bytes; panics as `new` does.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
-    fn restarted<'b>(&self, bytes: &'b [u8], steps: usize) -> Stream<'b, WIDTH> {
+    fn restarted<'b>(&self, bytes: &'b [u8], steps: usize) -> Stream<'b, WIDTH, OUTER> {
         assert!(bytes.len() >= steps * 2 * BLOCK * WIDTH + PADDING, "the stream has too few weights");
         let (next, places, mask) = (bytes.as_ptr(), self.places, self.mask);
         Stream { next, places, mask, bytes: std::marker::PhantomData }
@@ -246,7 +249,8 @@ impl<'a, const WIDTH: usize> Stream<'a, WIDTH> {
         let next = self.next;
         for line in 0..(2 * BLOCK * WIDTH).div_ceil(64) {
             // Behind the end this is no access: a prefetch never faults.
-            _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(PREFETCH + 64 * line).cast());
+            let ahead = next.wrapping_add(PREFETCH + 64 * line).cast();
+            if OUTER { _mm_prefetch::<_MM_HINT_T2>(ahead) } else { _mm_prefetch::<_MM_HINT_T0>(ahead) }
         }
         // SAFETY: by the caller's promise and the check in `new`, the step and the padding behind it are inside the slice.
         self.next = unsafe { next.add(2 * BLOCK * WIDTH) };
