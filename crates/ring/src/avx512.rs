@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "vector loads and stores, and calls into functions compiled for AVX-512")]
 
 mod arith;
+mod butterflies;
 pub(crate) mod convert;
 pub(crate) mod limb;
 pub(crate) mod ntt;
