@@ -86,8 +86,8 @@ impl RingContext {
 /// How large the special primes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Special {
-    /// A few bits larger than the largest limb, so that key switching adds little noise.
-    Larger,
+    /// So many bits larger than the largest limb: the more, the less noise key switching adds.
+    Larger(u32),
     /// Whole bytes, as large as the largest limb.
     WholeBytes,
     /// So that this many fit under the table beside all limbs.
@@ -95,19 +95,18 @@ pub(crate) enum Special {
 }
 
 impl Special {
-    pub const ALL: [Self; 4] = [Self::Larger, Self::WholeBytes, Self::Fitting(1), Self::Fitting(2)];
+    pub const ALL: [Self; 5] = [Self::Larger(4), Self::Larger(2), Self::WholeBytes, Self::Fitting(1), Self::Fitting(2)];
 
     /// The size for limbs of these sizes; `None` where it makes no sense.
     pub fn bits(self, limbs: &[u32], ring: &RingContext) -> Option<u32> {
         let largest = limbs.iter().copied().max()?;
-        let larger = (largest + 2).min(MAX_PRIME_BITS);
         match self {
-            Self::Larger => Some(larger),
-            Self::WholeBytes => Some(largest.next_multiple_of(8)).filter(|&b| b < larger),
+            Self::Larger(by) => Some((largest + by).min(MAX_PRIME_BITS)),
+            Self::WholeBytes => Some(largest.next_multiple_of(8)).filter(|&b| b <= MAX_PRIME_BITS),
             Self::Fitting(count) => {
                 let room = ring.bound - f64::from(limbs.iter().sum::<u32>());
-                let bits = (room / f64::from(count)).max(0.0) as u32;
-                Some(bits).filter(|&b| b < larger && b >= min_prime_bits(ring.log_n).max(largest.saturating_sub(16)))
+                let bits = ((room / f64::from(count)).max(0.0) as u32).min(MAX_PRIME_BITS);
+                Some(bits).filter(|&b| b >= min_prime_bits(ring.log_n).max(largest.saturating_sub(16)))
             }
         }
     }

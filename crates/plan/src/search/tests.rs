@@ -124,7 +124,7 @@ fn old_plan(task: &Task<'_>) -> Option<(f64, f64)> {
         let layers = if task.stages.len() > 1 { old_layers(task, &ring) } else { Some(Vec::new()) };
         let Some(layers) = layers else { continue };
         for precision in 16..=46 {
-            let (special, layers) = (Special::Larger, layers.clone());
+            let (special, layers) = (Special::Larger(4), layers.clone());
             let choice = Choice { precision, special, tolerance: 1.0, whole_bytes: false, per_byte: 0.0, layers };
             let drafted = match task.stages.as_slice() {
                 [only] => single::draft(only, task, &mut ring, &choice),
