@@ -10,7 +10,7 @@ use subrosa_ring::{Kernel, Modulus, Ring};
 /// Number of primes a ring may hold in all (the wire format's random streams are numbered by limb, 64 to a polynomial).
 pub const MAX_PRIMES: usize = 64;
 /// A digit may exceed the product of its key's special primes by this many bits; beyond, key switching would drown the message.
-pub const MAX_DIGIT_EXCESS_BITS: f64 = 32.0;
+pub const MAX_DIGIT_EXCESS_BITS: f64 = 44.0;
 /// Largest ring degree (log2) for which [`ParameterSpec::insecure_for_tests`] is accepted.
 pub const MAX_INSECURE_LOG_N: u32 = 11;
 

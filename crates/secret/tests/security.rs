@@ -85,7 +85,9 @@ fn specifications_that_make_no_ring_are_refused() {
     let s = Setup::insecure(5, &[40, 41, 42], &[40, 43]);
     let check = |level, specials, digit| s.parameters.check_key(KeyShape { level, specials, digit });
     assert!(check(3, 2, 2).is_ok());
-    for (level, specials, digit) in [(0, 1, 1), (4, 1, 1), (3, 0, 1), (3, 3, 1), (3, 1, 0), (3, 1, 4), (3, 1, 2)] {
+    // A digit 41 bits larger than the special prime, and one 83 bits larger.
+    assert!(check(3, 1, 2).is_ok());
+    for (level, specials, digit) in [(0, 1, 1), (4, 1, 1), (3, 0, 1), (3, 3, 1), (3, 1, 0), (3, 1, 4), (3, 1, 3)] {
         assert!(check(level, specials, digit).is_err(), "{level} {specials} {digit}");
     }
 }

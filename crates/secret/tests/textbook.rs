@@ -274,6 +274,8 @@ fn check(t: &Textbook, digit: usize, random: &Random) {
             t.switched(&id, &textbook_keys, shape, rescale),
             q,
         );
+        let fused = evaluator.mul_relinearize(a, b, &keys, rescale).unwrap();
+        assert!(fused == evaluator.relinearize(&tensor, &keys, rescale).unwrap());
         compare(
             &evaluator.giant_sum(&terms, &keys, rescale).unwrap(),
             t.switched(&terms, &textbook_keys, shape, rescale),

@@ -206,7 +206,7 @@ impl Evaluator {
 
 impl Parameters {
     /// For each list of pairs, `sum_i x_i * y_i` in NTT form at `level`. Limb by limb, so that what the sums share stays in the caches.
-    fn ring_dots(&self, level: usize, sums: &[Vec<(&RnsPoly, &RnsPoly)>]) -> Vec<RnsPoly> {
+    pub(super) fn ring_dots(&self, level: usize, sums: &[Vec<(&RnsPoly, &RnsPoly)>]) -> Vec<RnsPoly> {
         let mut out: Vec<RnsPoly> = sums.iter().map(|_| RnsPoly::unspecified(self.n(), level)).collect();
         for i in 0..level {
             let table = self.ring().table(i);

@@ -3,7 +3,7 @@
 use super::evaluator::{Evaluator, check_level, check_same_scale};
 use crate::parameters::KeyShape;
 use crate::rlwe::{Switch, common_shape, needed_key};
-use crate::{Ciphertext, Digits, EvaluationKeys, FheError, PreparedKey};
+use crate::{Ciphertext, Digits, EvaluationKeys, FheError, KeyId, PreparedKey};
 use subrosa_ring::{Galois, RnsPoly};
 
 impl Evaluator {
@@ -15,6 +15,38 @@ impl Evaluator {
             return Err(FheError::Degree { operation: "relinearize", degree: a.degree(), expected: "degree 2 to 4" });
         }
         self.giant_sum(&[(Galois::IDENTITY, a)], keys, rescale)
+    }
+
+    /// `a * b`, slot by slot, relinearised, and with `rescale` divided by the highest prime in the same rounding: the same as
+    /// [`Self::mul`] and [`Self::relinearize`], but the product of degree 2 is never whole in memory.
+    pub fn mul_relinearize(
+        &self,
+        a: &Ciphertext,
+        b: &Ciphertext,
+        keys: &EvaluationKeys,
+        rescale: bool,
+    ) -> Result<Ciphertext, FheError> {
+        let ([a0, a1], [b0, b1]) = (a.components.as_slice(), b.components.as_slice()) else {
+            return self.relinearize(&self.mul(a, b)?, keys, rescale);
+        };
+        a.check(&self.parameters)?;
+        b.check(&self.parameters)?;
+        check_level("multiply", a.level(), b.level())?;
+        let (level, scale) = (a.level(), a.scale * b.scale);
+        let key = keys.get(KeyId::new(Galois::IDENTITY, 2))?;
+        let mut square = self.parameters.ring_dots(level, &[vec![(a1, b1)]]);
+        let square = square.pop().ok_or(FheError::Empty { operation: "multiply" })?;
+        let digits = self.decompose(&square, key.shape())?;
+        let switch = Switch {
+            level,
+            products: &[(Galois::IDENTITY, &digits, key)],
+            direct: &[],
+            multiplied: &[(0, a0, b0), (1, a0, b1), (1, a1, b0)],
+            rescale,
+        };
+        let components = self.switcher.switch(&switch)?.into();
+        let scale = if rescale { self.rescaled(level, scale)? } else { scale };
+        Ok(Ciphertext { components, scale })
     }
 
     /// Applies an automorphism (rotation of the slots, conjugation) to a ciphertext of degree at most 1.
@@ -87,7 +119,7 @@ impl Evaluator {
             }
         }
         let products: Vec<_> = decomposed.iter().map(|(galois, digits, key)| (*galois, digits, *key)).collect();
-        let switch = Switch { level, products: &products, direct: &direct, rescale };
+        let switch = Switch { level, products: &products, direct: &direct, multiplied: &[], rescale };
         let components = self.switcher.switch(&switch)?.into();
         let scale = if rescale { self.rescaled(level, scale)? } else { scale };
         Ok(Ciphertext { components, scale })
@@ -151,7 +183,7 @@ impl Evaluator {
                 }
             }
         }
-        let switch = Switch { level: a.level(), products: &products, direct: &direct, rescale: false };
+        let switch = Switch { level: a.level(), products: &products, direct: &direct, multiplied: &[], rescale: false };
         let components = self.switcher.switch(&switch)?.into();
         Ok(Ciphertext { components, scale: a.scale })
     }

@@ -63,6 +63,8 @@ pub struct Switch<'a> {
     pub products: &'a [(Galois, &'a Digits<'a>, &'a PreparedKey)],
     /// `(part, c, g)`: sigma_g(c), which is added to part 0 or 1 of the result as it is.
     pub direct: &'a [(usize, &'a RnsPoly, Galois)],
+    /// `(part, x, y)`: the product x y, which is added to part 0 or 1 of the result as it is. It is made limb by limb and not kept.
+    pub multiplied: &'a [(usize, &'a RnsPoly, &'a RnsPoly)],
     /// Whether the result is divided by the highest ciphertext prime as well, in the same rounding.
     pub rescale: bool,
 }
@@ -129,12 +131,12 @@ impl KeySwitcher {
         Ok(Digits { poly, specials: shape.specials, digit: shape.digit, digits })
     }
 
-    /// The two parts of the sum: `round((sum <sigma(digits), key> + P sum sigma(direct)) / P)`, or divided by P q_top.
+    /// The two parts of the sum: `round((sum <sigma(digits), key> + P (sum sigma(direct) + sum x y)) / P)`, or divided by P q_top.
     ///
     /// Limb by limb, so that the sums before the division stay in the caches; on several threads of the current rayon pool if
     /// that pays.
     pub fn switch(&self, switch: &Switch<'_>) -> Result<[RnsPoly; 2], FheError> {
-        let &Switch { level, products, direct, rescale } = switch;
+        let &Switch { level, products, direct, multiplied, rescale } = switch;
         let specials = products.first().map_or(0, |(_, digits, _)| digits.specials);
         let extension = self.extension(level, specials)?;
         self.check_switch(switch, &extension)?;
@@ -163,6 +165,16 @@ impl KeySwitcher {
             }
             let Some(&p) = extension.p_mod_q.get(limb) else { return };
             for (index, part) in parts.iter_mut().enumerate() {
+                let pairs: Vec<(&[u64], &[u64])> = multiplied
+                    .iter()
+                    .filter(|(part, ..)| *part == index)
+                    .map(|(_, x, y)| (x.limb(limb), y.limb(limb)))
+                    .collect();
+                if !pairs.is_empty() {
+                    let mut sum = RnsPoly::unspecified(part.len(), 1);
+                    ring.table(limb).dot(sum.limb_mut(0), &pairs);
+                    ring.table(limb).mul_scalar_add_assign(part, sum.limb(0), p);
+                }
                 for (_, poly, galois) in direct.iter().filter(|(part, ..)| *part == index) {
                     let poly = poly.limb(limb);
                     for (target, source, len) in galois.segments(poly.len()) {
@@ -192,8 +204,10 @@ impl KeySwitcher {
     fn check_switch(&self, switch: &Switch<'_>, extension: &Extension) -> Result<(), FheError> {
         let (level, specials) = (extension.level, extension.specials);
         let operation = "key switch";
-        for (part, poly, _) in switch.direct {
-            if *part > 1 {
+        let direct = switch.direct.iter().map(|&(part, poly, _)| (part, poly));
+        let multiplied = switch.multiplied.iter().flat_map(|&(part, x, y)| [(part, x), (part, y)]);
+        for (part, poly) in direct.chain(multiplied) {
+            if part > 1 {
                 return Err(FheError::Length { what: "parts of a key switch", expected: 2, found: part + 1 });
             }
             if poly.n() != self.parameters.n() || poly.limbs() != level {

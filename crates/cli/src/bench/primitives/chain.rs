@@ -4,8 +4,8 @@ use subrosa_fhe::{FheError, KeyShape, ParameterSpec, SecurityLevel, primes};
 
 /// Ciphertext primes have so many bits: 6 of them exceed 2^260 and 12 exceed 2^520, the moduli of the peer's chains.
 pub(super) const PRIME_BITS: u32 = 44;
-/// Special primes have one more, so that a digit never exceeds the special primes of its key.
-const SPECIAL_BITS: u32 = 45;
+/// Special primes have two more, so that a digit never exceeds the special primes of a rotation's key.
+const SPECIAL_BITS: u32 = 46;
 
 /// Ciphertext primes, special primes and limbs in a digit. The larger a digit, the fewer transforms, and the more special primes,
 /// which have to fit under the table's bound as well: halves are the largest that do, and were the fastest when thirds and
@@ -15,13 +15,16 @@ pub(super) struct Chain {
     pub limbs: usize,
     specials: usize,
     digit: usize,
+    /// Special primes and limbs in a digit of the relinearisation key: fewer and larger. What that adds to the noise is small
+    /// beside the scale of a product, and is divided by the prime that a rescale drops.
+    relinearization: (usize, usize),
 }
 
 const CHAINS: [Chain; 4] = [
-    Chain { log_n: 13, limbs: 3, specials: 1, digit: 1 },
-    Chain { log_n: 14, limbs: 6, specials: 3, digit: 3 },
-    Chain { log_n: 15, limbs: 12, specials: 6, digit: 6 },
-    Chain { log_n: 16, limbs: 24, specials: 12, digit: 12 },
+    Chain { log_n: 13, limbs: 3, specials: 1, digit: 1, relinearization: (1, 2) },
+    Chain { log_n: 14, limbs: 6, specials: 3, digit: 3, relinearization: (2, 3) },
+    Chain { log_n: 15, limbs: 12, specials: 6, digit: 6, relinearization: (5, 6) },
+    Chain { log_n: 16, limbs: 24, specials: 12, digit: 12, relinearization: (11, 12) },
 ];
 
 impl Chain {
@@ -32,6 +35,11 @@ impl Chain {
 
     pub fn shape(&self) -> KeyShape {
         KeyShape { level: self.limbs, specials: self.specials, digit: self.digit }
+    }
+
+    pub fn relinearization(&self) -> KeyShape {
+        let (specials, digit) = self.relinearization;
+        KeyShape { level: self.limbs, specials, digit }
     }
 
     pub fn spec(&self) -> Result<ParameterSpec, FheError> {

@@ -89,7 +89,7 @@ impl Bench {
         let secret = SecretKey::generate(&parameters)?;
         let public = secret.public_key(chain.limbs)?;
         let mut keys = EvaluationKeys::new();
-        keys.insert(secret.switch_key(KeyId::new(Galois::IDENTITY, 2), chain.shape())?.prepare(&parameters)?);
+        keys.insert(secret.switch_key(KeyId::new(Galois::IDENTITY, 2), chain.relinearization())?.prepare(&parameters)?);
         for galois in rotations() {
             keys.insert(secret.switch_key(KeyId::new(galois, 1), chain.shape())?.prepare(&parameters)?);
         }
@@ -170,7 +170,7 @@ impl Bench {
 
     /// `a * b`, relinearised and rescaled in one division.
     fn multiplied(&self) -> Result<Ciphertext, FheError> {
-        self.evaluator.relinearize(&self.evaluator.mul(&self.a, &self.b)?, &self.keys, true)
+        self.evaluator.mul_relinearize(&self.a, &self.b, &self.keys, true)
     }
 
     fn rotated(&self) -> Result<Ciphertext, FheError> {
