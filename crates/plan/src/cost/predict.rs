@@ -134,8 +134,9 @@ impl Walk<'_> {
                 self.registers.extend((0..layout.outputs()).map(|o| (dst + o, (level, degree))));
                 let products = layout.outputs() * layout.chunks();
                 let weight_bytes = (2 * products * a.polynomial_bytes(level, 0)) as u64;
-                let work =
-                    a.multiply_adds(multiplied * products * level) + a.buffers((degree + 1) * layout.outputs() * level);
+                // The sums are short: reducing them counts.
+                let results = (degree + 1) * layout.outputs() * level;
+                let work = a.multiply_adds(multiplied * products * level) + a.elementwise(results) + a.buffers(results);
                 (level, Work { products, weight_bytes, ..work })
             }
             Step::CoefficientRows { layout, src, weights, dst } => {
