@@ -288,9 +288,10 @@ impl WeightStream {
         });
     }
 
-    /// One limb of `acc[c] += sum_products sum_t W[t][c] * sigma(x_t)`, or of `acc[c] = ...` if `replace`: the limb `limb` of the ring,
-    /// all of whose limbs the inputs have. The streams have one group. The first `kept` limbs of the ring are the streams' first,
-    /// the others the streams' last: a stream may have more limbs in between.
+    /// One limb of `acc[c] = initial[c] * acc[c] + sum_products sum_t W[t][c] * sigma(x_t)`: the limb `limb` of the ring, all of whose
+    /// limbs the inputs have. `initial` are residues; if one is zero, what was in `acc` does not matter. The streams have one group.
+    /// The first `kept` limbs of the ring are the streams' first, the others the streams' last: a stream may have more limbs in
+    /// between.
     ///
     /// At most 512 inputs in all. Sizes that don't fit together are a bug of the caller and panic.
     pub fn sum_turned_products(
@@ -298,7 +299,7 @@ impl WeightStream {
         limb: usize,
         kept: usize,
         products: &[TurnedProduct<'_>],
-        replace: bool,
+        initial: [u64; 2],
         mut acc: [&mut [u64]; 2],
     ) {
         let n = ring.n();
@@ -333,11 +334,11 @@ impl WeightStream {
                 .collect();
             let mut acc = acc.each_mut().map(|acc| &mut acc[start..start + n / 2]);
             match backend {
-                Backend::Portable => portable::stream::turned(modulus, &turned, start, replace, &mut acc),
+                Backend::Portable => portable::stream::turned(modulus, &turned, start, initial, &mut acc),
                 #[cfg(target_arch = "x86_64")]
-                Backend::Avx2(token) => avx2::stream::turned(token, modulus, &turned, start, replace, &mut acc),
+                Backend::Avx2(token) => avx2::stream::turned(token, modulus, &turned, start, initial, &mut acc),
                 #[cfg(target_arch = "x86_64")]
-                Backend::Avx512(token) => avx512::stream::turned(token, modulus, &turned, start, replace, &mut acc),
+                Backend::Avx512(token) => avx512::stream::turned(token, modulus, &turned, start, initial, &mut acc),
             }
         }
     }

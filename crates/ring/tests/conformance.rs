@@ -407,14 +407,25 @@ fn turned_products_of_any_shape() {
                 let mut found = start.clone();
                 for limb in 0..ring.limbs() {
                     // The sum of all but the first, in place of what was there; then the first; then what was there.
-                    for (replace, products) in [(true, &products[1..]), (false, &products[..1])] {
+                    for (initial, products) in [([0; 2], &products[1..]), ([1; 2], &products[..1])] {
                         let out = found.each_mut().map(|poly| poly.limb_mut(limb));
-                        WeightStream::sum_turned_products(&ring, limb, kept.len(), products, replace, out);
+                        WeightStream::sum_turned_products(&ring, limb, kept.len(), products, initial, out);
                     }
                 }
                 for (found, start) in found.iter_mut().zip(&start) {
                     ring.add_assign(found, start);
                 }
+                // All in one sum, with the largest residue as factor, -1, of one part and none of the other.
+                let mut at_once = start.clone();
+                for limb in 0..ring.limbs() {
+                    let out = at_once.each_mut().map(|poly| poly.limb_mut(limb));
+                    let initial = [ring.modulus(limb).value() - 1, 0];
+                    WeightStream::sum_turned_products(&ring, limb, kept.len(), &products, initial, out);
+                }
+                ring.add_assign(&mut at_once[0], &start[0]);
+                ring.add_assign(&mut at_once[0], &start[0]);
+                ring.add_assign(&mut at_once[1], &start[1]);
+                assert!(at_once == expected, "with a factor: N = 2^{log_n}, {used:?}, {kernel}");
                 assert!(found == expected, "N = 2^{log_n}, {kept:?} {between:?} {last:?}, {used:?}, {kernel}");
             }
         }

@@ -11,7 +11,7 @@ use crate::{FheError, Parameters};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
-use subrosa_ring::{BaseConverter, Galois, ModDown, Ring, RnsPoly, TurnedProduct, WeightStream};
+use subrosa_ring::{BaseConverter, Galois, ModDown, NttTable, Ring, RnsPoly, TurnedProduct, WeightStream};
 
 /// Most products that one lazy sum of the ring layer takes.
 pub(crate) const MAX_LAZY_PRODUCTS: usize = 1024;
@@ -136,7 +136,7 @@ impl KeySwitcher {
     /// Limb by limb, so that the sums before the division stay in the caches; on several threads of the current rayon pool if
     /// that pays.
     pub fn switch(&self, switch: &Switch<'_>) -> Result<[RnsPoly; 2], FheError> {
-        let &Switch { level, products, direct, multiplied, rescale } = switch;
+        let &Switch { level, products, rescale, .. } = switch;
         let specials = products.first().map_or(0, |(_, digits, _)| digits.specials);
         let extension = self.extension(level, specials)?;
         self.check_switch(switch, &extension)?;
@@ -150,41 +150,23 @@ impl KeySwitcher {
         let at_a_time = (MAX_LAZY_DIGITS / digits).max(1);
         let ring = &extension.ring;
         let produce = |limb: usize, mut parts: [&mut [u64]; 2]| {
-            if products.is_empty() {
-                parts.iter_mut().for_each(|part| part.fill(0));
-            }
-            for (i, products) in products.chunks(at_a_time).enumerate() {
-                WeightStream::sum_turned_products(
-                    ring,
-                    limb,
-                    level,
-                    products,
-                    i == 0,
-                    parts.each_mut().map(|p| &mut **p),
-                );
-            }
-            let Some(&p) = extension.p_mod_q.get(limb) else { return };
-            for (index, part) in parts.iter_mut().enumerate() {
-                let pairs: Vec<(&[u64], &[u64])> = multiplied
-                    .iter()
-                    .filter(|(part, ..)| *part == index)
-                    .map(|(_, x, y)| (x.limb(limb), y.limb(limb)))
-                    .collect();
-                if !pairs.is_empty() {
-                    let mut sum = RnsPoly::unspecified(part.len(), 1);
-                    ring.table(limb).dot(sum.limb_mut(0), &pairs);
-                    ring.table(limb).mul_scalar_add_assign(part, sum.limb(0), p);
-                }
-                for (_, poly, galois) in direct.iter().filter(|(part, ..)| *part == index) {
-                    let poly = poly.limb(limb);
-                    for (target, source, len) in galois.segments(poly.len()) {
-                        let (part, poly) = (&mut part[target..target + len], &poly[source..source + len]);
-                        match specials {
-                            0 => ring.table(limb).add_assign(part, poly),
-                            _ => ring.table(limb).mul_scalar_add_assign(part, poly, p),
-                        }
+            // What comes in with the factor P, first; it is zero modulo the special primes.
+            let mut initial = [0; 2];
+            if let Some(&p) = extension.p_mod_q.get(limb) {
+                for ((index, part), factor) in parts.iter_mut().enumerate().zip(&mut initial) {
+                    if sum_direct(ring.table(limb), limb, part, index, switch) {
+                        *factor = p;
                     }
                 }
+            }
+            if products.is_empty() {
+                let empty = parts.iter_mut().zip(initial).filter(|(_, factor)| *factor == 0);
+                empty.for_each(|(part, _)| part.fill(0));
+            }
+            for products in products.chunks(at_a_time) {
+                let acc = parts.each_mut().map(|part| &mut **part);
+                WeightStream::sum_turned_products(ring, limb, level, products, initial, acc);
+                initial = [1; 2];
             }
         };
         match (rescale, &extension.mod_down, &extension.mod_down_rescale) {
@@ -287,6 +269,25 @@ impl KeySwitcher {
             Ok(Decomposer { ring, digits })
         })
     }
+}
+
+/// Writes one limb of what is added to a part as it is; says whether there is anything.
+fn sum_direct(table: &NttTable, limb: usize, part: &mut [u64], index: usize, switch: &Switch<'_>) -> bool {
+    let multiplied = switch.multiplied.iter().filter(|(part, ..)| *part == index);
+    let pairs: Vec<(&[u64], &[u64])> = multiplied.map(|(_, x, y)| (x.limb(limb), y.limb(limb))).collect();
+    let mut found = !pairs.is_empty();
+    if found {
+        table.dot(part, &pairs);
+    }
+    for (_, poly, galois) in switch.direct.iter().filter(|(part, ..)| *part == index) {
+        let poly = poly.limb(limb);
+        for (target, source, len) in galois.segments(poly.len()) {
+            let (part, poly) = (&mut part[target..target + len], &poly[source..source + len]);
+            if found { table.add_assign(part, poly) } else { part.copy_from_slice(poly) }
+        }
+        found = true;
+    }
+    found
 }
 
 fn cached<K: Ord + Copy, V>(

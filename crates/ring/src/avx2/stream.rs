@@ -3,8 +3,8 @@
 //! Between two reductions a sum takes at most 2 * SPAN = `MAX_PRODUCTS` products of residues on top of a residue.
 
 use super::arith::{
-    Line, MAX_PRODUCTS, Sum, SumReducer, load, load_reals, load_words, splat, store_reals, store_words, sum_is_wide,
-    to_reals, to_words,
+    MAX_PRODUCTS, Sum, SumReducer, load_reals, load_words, splat, store_reals, store_words, sum_is_wide, to_reals,
+    to_words,
 };
 use super::entry_points;
 use crate::Modulus;
@@ -52,13 +52,13 @@ entry_points! {
     }
 
     /// See the portable kernel; whole blocks only.
-    fn turned(p: &Modulus, products: &[Turned<'_>], start: usize, replace: bool, acc: &mut [&mut [u64]]) {
+    fn turned(p: &Modulus, products: &[Turned<'_>], start: usize, initial: [u64; 2], acc: &mut [&mut [u64]]) {
         let terms = products.iter().map(|product| product.inputs.len()).sum::<usize>();
         assert!(terms <= SPAN, "too many products for one sum");
-        let wide = sum_is_wide(terms, p.value(), p.value());
+        let wide = sum_is_wide(terms + 1, p.value(), p.value());
         let width = products.first().map_or(1, |product| product.weights.width);
         if let [acc0, acc1] = acc {
-            dispatch!(turned_blocks, width, wide, (p, products, (terms, start, replace), acc0, acc1));
+            dispatch!(turned_blocks, width, wide, (p, products, (terms, start, initial), acc0, acc1));
         }
     }
 }
@@ -169,7 +169,7 @@ fn cipher_blocks<const WIDTH: usize, const WIDE: bool>(
 fn turned_blocks<const WIDTH: usize, const WIDE: bool>(
     p: &Modulus,
     products: &[Turned<'_>],
-    (terms, start, replace): (usize, usize, bool),
+    (terms, start, initial): (usize, usize, [u64; 2]),
     acc0: &mut [u64],
     acc1: &mut [u64],
 ) {
@@ -177,8 +177,15 @@ fn turned_blocks<const WIDTH: usize, const WIDE: bool>(
     let stream = Stream::<WIDTH>::new(&[0; PADDING], 0);
     let (acc0, acc1) = (acc0.as_chunks_mut::<BLOCK>().0, acc1.as_chunks_mut::<BLOCK>().0);
     for (b, (acc0, acc1)) in acc0.iter_mut().zip(acc1).enumerate() {
-        let first = |line: &Line| if replace { splat(0) } else { load(line) };
-        let mut sums = [&*acc0, &*acc1].map(|acc| [0, 1, 2, 3].map(|i| Sum::new(first(&acc.as_chunks().0[i]), terms)));
+        // A sum has exactly as many products as it is started for.
+        let mut sums = initial.map(|factor| [Sum::new(splat(0), terms + usize::from(factor != 0)); VECTORS]);
+        for ((sums, acc), factor) in sums.iter_mut().zip([&*acc0, &*acc1]).zip(initial) {
+            if factor != 0 {
+                for (sum, acc) in sums.iter_mut().zip(vectors(acc)) {
+                    sum.add_product(acc, _mm256_set1_pd(factor as f64));
+                }
+            }
+        }
         for product in products {
             let source = product.source(start + b * BLOCK);
             let first = b * 2 * BLOCK * WIDTH * product.terms;

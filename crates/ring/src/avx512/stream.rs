@@ -51,13 +51,13 @@ entry_points! {
     }
 
     /// See the portable kernel; whole blocks only.
-    fn turned(p: &Modulus, products: &[Turned<'_>], start: usize, replace: bool, acc: &mut [&mut [u64]]) {
+    fn turned(p: &Modulus, products: &[Turned<'_>], start: usize, initial: [u64; 2], acc: &mut [&mut [u64]]) {
         let terms = products.iter().map(|product| product.inputs.len()).sum::<usize>();
         assert!(terms <= SPAN, "too many products for one sum");
-        let wide = sum_is_wide(terms, p.value(), p.value());
+        let wide = sum_is_wide(terms + 1, p.value(), p.value());
         let width = products.first().map_or(1, |product| product.weights.width);
         if let [acc0, acc1] = acc {
-            dispatch!(turned_blocks, width, wide, (p, products, start, replace, acc0, acc1));
+            dispatch!(turned_blocks, width, wide, (p, products, start, initial, acc0, acc1));
         }
     }
 }
@@ -170,7 +170,7 @@ fn turned_blocks<const WIDTH: usize, const WIDE: bool>(
     p: &Modulus,
     products: &[Turned<'_>],
     start: usize,
-    replace: bool,
+    initial: [u64; 2],
     acc0: &mut [u64],
     acc1: &mut [u64],
 ) {
@@ -179,9 +179,12 @@ fn turned_blocks<const WIDTH: usize, const WIDE: bool>(
     let (acc0, acc1) = (acc0.as_chunks_mut::<BLOCK>().0, acc1.as_chunks_mut::<BLOCK>().0);
     for (b, (acc0, acc1)) in acc0.iter_mut().zip(acc1).enumerate() {
         let mut sums = [Sum::from(splat(0)); 4];
-        if !replace {
-            let ([low0, high0], [low1, high1]) = (halves(acc0), halves(acc1));
-            sums = [low0, high0, low1, high1].map(|acc| Sum::from(acc));
+        for ((sums, acc), factor) in sums.as_chunks_mut::<2>().0.iter_mut().zip([&*acc0, &*acc1]).zip(initial) {
+            if factor != 0 {
+                for (sum, acc) in sums.iter_mut().zip(halves(acc)) {
+                    sum.add_product(acc, splat(factor));
+                }
+            }
         }
         for product in products {
             let source = product.source(start + b * BLOCK);

@@ -51,15 +51,15 @@ pub(crate) fn cipher(p: &Modulus, weights: Packed<'_>, inputs: &[[&[u64]; 2]], o
 }
 
 /// `acc[c][i] += sum_products sum_t W[t][c][i] * turned(x_t)[i]`: `acc` are two slices of equal length, the points from `start` on, all in
-/// one half. What was in `acc` counts unless `replace`.
-pub(crate) fn turned(p: &Modulus, products: &[Turned<'_>], start: usize, replace: bool, acc: &mut [&mut [u64]]) {
+/// one half. What was in `acc[c]` counts `initial[c]` times, a residue.
+pub(crate) fn turned(p: &Modulus, products: &[Turned<'_>], start: usize, initial: [u64; 2], acc: &mut [&mut [u64]]) {
     let points = acc.first().map_or(0, |acc| acc.len());
     let block = BLOCK.min(points);
     for first in (0..points).step_by(block.max(1)) {
         let mut sums = [[0u128; BLOCK]; 2];
-        for (sums, acc) in sums.iter_mut().zip(&*acc) {
+        for ((sums, acc), factor) in sums.iter_mut().zip(&*acc).zip(initial) {
             for (sum, &x) in sums.iter_mut().zip(&acc[first..first + block]) {
-                *sum = if replace { 0 } else { u128::from(x) };
+                *sum = u128::from(x) * u128::from(factor);
             }
         }
         for product in products {
