@@ -141,7 +141,7 @@ impl BaseConverter {
 const TILE_WORDS: usize = 2048;
 
 /// See [`crate::NttTable::lift_centered`].
-fn lift_centered(p: &Modulus, out: &mut [u64], src: &[u64], from: &Modulus, backend: Backend) {
+pub(crate) fn lift_centered(p: &Modulus, out: &mut [u64], src: &[u64], from: &Modulus, backend: Backend) {
     match backend {
         Backend::Portable => portable::limb::lift_centered(p, out, src, from),
         #[cfg(target_arch = "x86_64")]

@@ -69,12 +69,14 @@ impl NttTable {
 
     /// Transforms coefficients (natural order) into evaluations (orbit order), in place.
     pub fn forward(&self, a: &mut [u64]) {
-        self.forward_from(None, a);
-    }
-
-    /// Writes the evaluations (orbit order) of the coefficients (natural order) `src` to `dst`.
-    pub fn forward_into(&self, src: &[u64], dst: &mut [u64]) {
-        self.forward_from(Some(src), dst);
+        assert_eq!(a.len(), self.n(), "a limb has N words");
+        with_scratch(a.len(), |scratch| match self.ntt_backend {
+            Backend::Portable => portable::ntt::forward(&self.modulus, &self.twiddles, a, scratch),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2(token) => avx2::ntt::forward(token, &self.modulus, &self.twiddles, a, scratch),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx512(token) => avx512::ntt::forward(token, &self.modulus, &self.twiddles, a, scratch),
+        });
     }
 
     /// Transforms evaluations (orbit order) into coefficients (natural order), in place; includes the factor 1/N.
@@ -87,21 +89,8 @@ impl NttTable {
         self.inverse_from(Some(src), dst);
     }
 
-    fn forward_from(&self, src: Option<&[u64]>, a: &mut [u64]) {
-        self.assert_is_limb(src, a);
-        with_scratch(a.len(), |scratch| match self.ntt_backend {
-            Backend::Portable => portable::ntt::forward(&self.modulus, &self.twiddles, copied(src, a), scratch),
-            #[cfg(target_arch = "x86_64")]
-            Backend::Avx2(token) => {
-                avx2::ntt::forward(token, &self.modulus, &self.twiddles, copied(src, a), scratch);
-            }
-            #[cfg(target_arch = "x86_64")]
-            Backend::Avx512(token) => avx512::ntt::forward(token, &self.modulus, &self.twiddles, src, a, scratch),
-        });
-    }
-
     fn inverse_from(&self, src: Option<&[u64]>, a: &mut [u64]) {
-        self.assert_is_limb(src, a);
+        assert!(a.len() == self.n() && src.is_none_or(|src| src.len() == a.len()), "a limb has N words");
         with_scratch(a.len(), |scratch| match self.ntt_backend {
             Backend::Portable => portable::ntt::inverse(&self.modulus, &self.twiddles, copied(src, a), scratch),
             #[cfg(target_arch = "x86_64")]
@@ -111,10 +100,6 @@ impl NttTable {
             #[cfg(target_arch = "x86_64")]
             Backend::Avx512(token) => avx512::ntt::inverse(token, &self.modulus, &self.twiddles, src, a, scratch),
         });
-    }
-
-    fn assert_is_limb(&self, src: Option<&[u64]>, a: &[u64]) {
-        assert!(a.len() == self.n() && src.is_none_or(|src| src.len() == a.len()), "a limb has N words");
     }
 
     /// a += b.
@@ -261,13 +246,7 @@ impl NttTable {
     /// Takes the representative in (-q/2, q/2] of each residue modulo q = `from`, and reduces it modulo this prime.
     pub fn lift_centered(&self, out: &mut [u64], src: &[u64], from: &Modulus) {
         assert_equal_lengths(out.len(), src.len());
-        match self.backend {
-            Backend::Portable => portable::limb::lift_centered(&self.modulus, out, src, from),
-            #[cfg(target_arch = "x86_64")]
-            Backend::Avx2(token) => avx2::limb::lift_centered(token, &self.modulus, out, src, from),
-            #[cfg(target_arch = "x86_64")]
-            Backend::Avx512(token) => avx512::limb::lift_centered(token, &self.modulus, out, src, from),
-        }
+        crate::base_convert::lift_centered(&self.modulus, out, src, from, self.backend);
     }
 }
 

@@ -50,6 +50,9 @@ fn transforms() {
                     buffer[3..n + 3].copy_from_slice(&a);
                     table.inverse(&mut buffer[3..n + 3]);
                     assert!(buffer[3..n + 3] == inverse, "inverse, N = 2^{log_n}, p = {}", p.value());
+                    buffer[3..n + 3].fill(5);
+                    table.inverse_into(&a, &mut buffer[3..n + 3]);
+                    assert!(buffer[3..n + 3] == inverse, "inverse from a source, N = 2^{log_n}, p = {}", p.value());
                     assert_eq!((buffer[2], buffer[n + 3]), (7, 7));
                 }
             }

@@ -5,6 +5,8 @@ use crate::rlwe::{KeySwitcher, MAX_DEGREE, check_poly, check_scale};
 use crate::{Ciphertext, FheError, Parameters};
 use subrosa_ring::RnsPoly;
 
+/// Most products that one lazy sum of the ring layer takes.
+const MAX_LAZY_PRODUCTS: usize = 1024;
 /// Relative difference up to which two scales count as equal.
 pub const SCALE_TOLERANCE: f64 = 1e-9;
 
@@ -212,7 +214,7 @@ impl Parameters {
             let table = self.ring().table(i);
             for (sum, pairs) in out.iter_mut().zip(sums) {
                 let limbs: Vec<(&[u64], &[u64])> = pairs.iter().map(|(x, y)| (x.limb(i), y.limb(i))).collect();
-                let mut chunks = limbs.chunks(crate::rlwe::MAX_LAZY_PRODUCTS);
+                let mut chunks = limbs.chunks(MAX_LAZY_PRODUCTS);
                 table.dot(sum.limb_mut(i), chunks.next().unwrap_or_default());
                 chunks.for_each(|chunk| table.dot_add_assign(sum.limb_mut(i), chunk));
             }

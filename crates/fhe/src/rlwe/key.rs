@@ -117,9 +117,9 @@ impl KeySwitchKey {
     pub fn prepare(&self, parameters: &Parameters) -> Result<PreparedKey, FheError> {
         let ring = Self::ring(parameters, self.shape)?;
         let mut halves = WeightStream::zeroed(&ring, ring.limbs(), 1, self.shape.digits());
-        for (digit, body) in self.body.iter().enumerate() {
-            let uniform = ring.uniform(ring.limbs(), &self.seed, digit as u64);
-            halves.write(digit, &[[body, &uniform]]);
+        let uniform = Self::uniform_halves(&ring, self.shape, &self.seed);
+        for (digit, (body, uniform)) in self.body.iter().zip(&uniform).enumerate() {
+            halves.write(digit, &[[body, uniform]]);
         }
         Ok(PreparedKey { id: self.id, shape: self.shape, halves })
     }

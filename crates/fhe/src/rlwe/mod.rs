@@ -7,7 +7,7 @@ mod switch;
 pub use key::{EvaluationKeys, KeyId, KeySwitchKey, MAX_POWER, PreparedKey};
 pub use public_key::PublicKey;
 pub use switch::{Digits, KeySwitcher, Switch};
-pub(crate) use switch::{MAX_LAZY_PRODUCTS, common_shape, needed_key};
+pub(crate) use switch::{common_shape, needed_key};
 
 use crate::{FheError, Parameters};
 use subrosa_ring::RnsPoly;

@@ -13,8 +13,6 @@ use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 use subrosa_ring::{BaseConverter, Galois, ModDown, NttTable, Ring, RnsPoly, TurnedProduct, WeightStream};
 
-/// Most products that one lazy sum of the ring layer takes.
-pub(crate) const MAX_LAZY_PRODUCTS: usize = 1024;
 /// Most digits that one lazy sum of key products takes.
 const MAX_LAZY_DIGITS: usize = 512;
 

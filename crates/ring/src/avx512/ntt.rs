@@ -49,13 +49,12 @@ pub(crate) fn arrange(twiddles: &mut Twiddles, log_n: u32) {
 }
 
 entry_points! {
-    /// Coefficients in natural order, in `src` if given, else in `a`, to evaluations in orbit order in `a`. All are of one
-    /// length, at least 2^MIN_LOG_N.
-    fn forward(p: &Modulus, twiddles: &Twiddles, src: Option<&[u64]>, a: &mut [u64], scratch: &mut [u64]) {
+    /// Coefficients in natural order to evaluations in orbit order. `scratch` is as long as `a`, at least 2^MIN_LOG_N.
+    fn forward(p: &Modulus, twiddles: &Twiddles, a: &mut [u64], scratch: &mut [u64]) {
         match lazy(p, 4 * u64::from(a.len().ilog2()) + 1) {
-            NEVER => forward_passes::<NEVER>(p, twiddles, src, a, scratch),
-            ROUND => forward_passes::<ROUND>(p, twiddles, src, a, scratch),
-            _ => forward_passes::<EACH>(p, twiddles, src, a, scratch),
+            NEVER => forward_passes::<NEVER>(p, twiddles, a, scratch),
+            ROUND => forward_passes::<ROUND>(p, twiddles, a, scratch),
+            _ => forward_passes::<EACH>(p, twiddles, a, scratch),
         }
     }
 
@@ -71,21 +70,14 @@ entry_points! {
 }
 
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw")]
-fn forward_passes<const LAZY: Lazy>(
-    p: &Modulus,
-    twiddles: &Twiddles,
-    src: Option<&[u64]>,
-    a: &mut [u64],
-    scratch: &mut [u64],
-) {
+fn forward_passes<const LAZY: Lazy>(p: &Modulus, twiddles: &Twiddles, a: &mut [u64], scratch: &mut [u64]) {
     let prime = Prime::new(p);
     let (a, scratch) = (a.as_chunks_mut().0, scratch.as_chunks_mut().0);
     let half = a.len() / 2;
     let log_n = (16 * half).ilog2();
-    let source: &[Line] = src.map_or(&*a, |src| src.as_chunks().0);
     match head_levels(log_n) {
-        6 => head::<LAZY, LONG>(&prime, twiddles, source, scratch),
-        _ => head::<LAZY, SHORT>(&prime, twiddles, source, scratch),
+        6 => head::<LAZY, LONG>(&prime, twiddles, a, scratch),
+        _ => head::<LAZY, SHORT>(&prime, twiddles, a, scratch),
     }
     let passes = passes(log_n);
     for ((a, scratch), factors) in a.chunks_exact_mut(half).zip(scratch.chunks_exact_mut(half)).zip(&twiddles.halves) {
