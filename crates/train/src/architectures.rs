@@ -1,0 +1,340 @@
+//! Networks to train from nothing.
+
+use std::fmt;
+use std::str::FromStr;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use subrosa_network::Polynomial;
+
+use crate::error::TrainError;
+use crate::model::{Activation, Array, Function, Input, Model, Op, Order, Pooling, Shape, Source, Window};
+
+/// A network by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Architecture {
+    /// The paper's network, Keras' `cifar10_cnn.py`: two blocks of two 3 x 3 convolutions (32, 64 filters), pooling and
+    /// dropout, then FC 512 and the classes.
+    KerasCnn,
+    /// LeNet-5 in today's form: two 5 x 5 convolutions (6, 16 filters) with pooling, then FC 120, 84 and the classes.
+    LeNet,
+    /// CryptoNets (Gilad-Bachrach et al. 2016): one 5 x 5 convolution of stride 2 with 5 filters, an FC layer of 100, the classes.
+    CryptoNets,
+    /// A small residual network: 16 filters, then three stages (16, 32, 64) of one residual block, global mean, the classes.
+    Residual,
+    /// FC layers of these widths, then the classes.
+    Mlp(Vec<usize>),
+}
+
+impl FromStr for Architecture {
+    type Err = TrainError;
+
+    fn from_str(text: &str) -> Result<Self, TrainError> {
+        let unknown = || {
+            TrainError::Option(format!(
+                "'{text}' is not an architecture: use keras-cnn, lenet, cryptonets, residual, mlp or mlp:128,64 (widths of the hidden layers)"
+            ))
+        };
+        match text {
+            "keras-cnn" => Ok(Self::KerasCnn),
+            "lenet" => Ok(Self::LeNet),
+            "cryptonets" => Ok(Self::CryptoNets),
+            "residual" => Ok(Self::Residual),
+            "mlp" => Ok(Self::Mlp(vec![128])),
+            other => {
+                let widths = other.strip_prefix("mlp:").ok_or_else(unknown)?;
+                let widths: Result<Vec<usize>, _> = widths.split(',').map(|w| w.trim().parse()).collect();
+                let widths = widths.ok().filter(|w| w.iter().all(|w| (1..=65_536).contains(w))).ok_or_else(unknown)?;
+                Ok(Self::Mlp(widths))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KerasCnn => f.write_str("keras-cnn"),
+            Self::LeNet => f.write_str("lenet"),
+            Self::CryptoNets => f.write_str("cryptonets"),
+            Self::Residual => f.write_str("residual"),
+            Self::Mlp(widths) => {
+                let widths: Vec<String> = widths.iter().map(usize::to_string).collect();
+                write!(f, "mlp:{}", widths.join(","))
+            }
+        }
+    }
+}
+
+/// An activation that a layer of a new network may have.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Choice {
+    /// None.
+    None,
+    /// A function, or one polynomial for all channels.
+    Fixed(Activation),
+    /// a x^2 + b x, with a and b learned for each channel, from a = 0.1, b = 0.5.
+    Quadratic,
+}
+
+impl FromStr for Choice {
+    type Err = TrainError;
+
+    fn from_str(text: &str) -> Result<Self, TrainError> {
+        let function = |function| Ok(Choice::Fixed(Activation::Function(function)));
+        match text.trim().to_ascii_lowercase().as_str() {
+            "none" | "identity" => Ok(Choice::None),
+            "quadratic" => Ok(Choice::Quadratic),
+            "relu" => function(Function::Relu),
+            "leaky-relu" | "leakyrelu" => function(Function::LeakyRelu { slope: 0.01 }),
+            "elu" => function(Function::Elu { alpha: 1.0 }),
+            "softplus" => function(Function::Softplus),
+            "sigmoid" => function(Function::Sigmoid),
+            "tanh" => function(Function::Tanh),
+            other => {
+                let polynomial: Polynomial = other.parse().map_err(|_| {
+                    TrainError::Option(format!(
+                        "'{text}' is not an activation: use relu, leaky-relu, elu, softplus, sigmoid, tanh, square, x2+2x, quadratic (learned a x^2 + b x for each channel), none, \
+                         a polynomial such as poly:0,0.5,0.1, or a fit such as chebyshev(relu,3,-4,4)"
+                    ))
+                })?;
+                if polynomial.is_identity() {
+                    return Ok(Choice::None);
+                }
+                Ok(Choice::Fixed(Activation::Polynomial(polynomial)))
+            }
+        }
+    }
+}
+
+/// What to build.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    /// The network.
+    pub architecture: Architecture,
+    /// After every layer but the last.
+    pub activation: Choice,
+    /// Before the last FC layer, if another one than elsewhere.
+    pub last_activation: Option<Choice>,
+    /// How feature maps shrink.
+    pub pooling: Pooling,
+    /// Batch norm before each activation.
+    pub batch_norm: bool,
+    /// Share of values dropped before the last layer; half of it after each pooling.
+    pub dropout: f32,
+    /// For the first values of the weights.
+    pub seed: u64,
+}
+
+const EPSILON: f32 = 1e-3;
+
+/// Builds a network for samples of `shape` with `mean` and `deviation` of each channel (its own first layer normalises them),
+/// for so many classes.
+///
+/// # Errors
+/// An architecture for images on a table, images that are too small.
+pub fn build(recipe: &Recipe, shape: Shape, mean: &[f32], deviation: &[f32], classes: usize) -> Result<Model, TrainError> {
+    let input = Input { name: "input".into(), shape, order: Order::Chw };
+    let mut model = Model::new(input);
+    model.push("normalise", Op::Affine);
+    let scale: Vec<f32> = deviation.iter().map(|d| 1.0 / d).collect();
+    let bias = mean.iter().zip(&scale).map(|(m, s)| -m * s).collect();
+    model.parameters.insert("normalise.scale".into(), Array { shape: vec![scale.len()], values: scale });
+    model.parameters.insert("normalise.bias".into(), Array { shape: vec![mean.len()], values: bias });
+    let mut builder = Builder { recipe, model, count: 0 };
+    match &recipe.architecture {
+        Architecture::KerasCnn => {
+            for filters in [32, 64] {
+                builder.conv(filters, Window::same(3), true);
+                builder.conv(filters, Window::square(3, 1), true);
+                builder.pool();
+            }
+            builder.flatten();
+            builder.dense(512);
+        }
+        Architecture::LeNet => {
+            builder.conv(6, Window::same(5), true);
+            builder.pool();
+            builder.conv(16, Window::square(5, 1), true);
+            builder.pool();
+            builder.flatten();
+            builder.dense(120);
+            builder.dense(84);
+        }
+        Architecture::CryptoNets => {
+            let window = Window { stride: [2; 2], before: [1; 2], after: [2; 2], ..Window::same(5) };
+            builder.conv(5, window, true);
+            builder.flatten();
+            builder.dense(100);
+        }
+        Architecture::Residual => {
+            builder.conv(16, Window::same(3), true);
+            for (stage, filters) in [16, 32, 64].into_iter().enumerate() {
+                builder.residual(filters, if stage == 0 { 1 } else { 2 });
+            }
+            builder.model.push("global-mean", Op::GlobalMean);
+        }
+        Architecture::Mlp(widths) => {
+            builder.flatten();
+            widths.iter().for_each(|width| builder.dense(*width));
+        }
+    }
+    builder.dropout(recipe.dropout);
+    builder.last(classes);
+    let Builder { mut model, .. } = builder;
+    if let Err(TrainError::Model(why)) = model.shapes() {
+        return Err(TrainError::Option(format!(
+            "architecture {} does not fit samples of {}: {why}; use mlp, or larger images",
+            recipe.architecture,
+            match shape {
+                Shape::Image { height, width, channels } => format!("{height} x {width} x {channels}"),
+                Shape::Flat(units) => format!("{units} values"),
+            }
+        )));
+    }
+    initialise(&mut model, recipe.seed)?;
+    Ok(model)
+}
+
+struct Builder<'a> {
+    recipe: &'a Recipe,
+    model: Model,
+    /// Layers with weights so far.
+    count: usize,
+}
+
+impl Builder<'_> {
+    fn name(&mut self, what: &str) -> String {
+        self.count += 1;
+        format!("{what}{}", self.count)
+    }
+
+    fn conv(&mut self, filters: usize, window: Window, activate: bool) {
+        let name = self.name("conv");
+        self.model.push(name.clone(), Op::Conv { window, filters, bias: !self.recipe.batch_norm });
+        if self.recipe.batch_norm {
+            self.model.push(format!("{name}-norm"), Op::BatchNorm { epsilon: EPSILON });
+        }
+        if activate {
+            self.activate(&name);
+        }
+    }
+
+    fn dense(&mut self, units: usize) {
+        let name = self.name("dense");
+        self.model.push(name.clone(), Op::Dense { units, bias: !self.recipe.batch_norm });
+        if self.recipe.batch_norm {
+            self.model.push(format!("{name}-norm"), Op::BatchNorm { epsilon: EPSILON });
+        }
+        self.activate(&name);
+    }
+
+    fn activate(&mut self, name: &str) {
+        let op = match &self.recipe.activation {
+            Choice::None => return,
+            Choice::Fixed(activation) => activation.clone(),
+            Choice::Quadratic => Activation::Learned { degree: 2, constant: false },
+        };
+        self.model.push(format!("{name}-activation"), Op::Activation(op));
+    }
+
+    fn pool(&mut self) {
+        let name = format!("pool{}", self.count);
+        self.model.push(name.clone(), Op::Pool { pooling: self.recipe.pooling, window: Window::square(2, 2) });
+        self.dropout(self.recipe.dropout / 2.0);
+    }
+
+    fn dropout(&mut self, rate: f32) {
+        if rate > 0.0 {
+            self.model.push(format!("dropout{}", self.model.nodes.len()), Op::Dropout { rate });
+        }
+    }
+
+    fn flatten(&mut self) {
+        self.model.push("flatten", Op::Flatten(Order::Chw));
+    }
+
+    /// Two convolutions beside the value itself (or one of 1 x 1, where the shape changes), summed, then the activation.
+    fn residual(&mut self, filters: usize, stride: usize) {
+        let from = self.model.last();
+        let same = Window { stride: [stride; 2], ..Window::same(3) };
+        self.conv(filters, same, true);
+        self.conv(filters, Window::same(3), false);
+        let long = self.model.last();
+        let short = if stride == 1 { from } else { self.shortcut(from, filters, stride) };
+        let name = format!("block{}", self.count);
+        self.model.push_from(name.clone(), Op::Add, vec![long, short]);
+        self.activate(&name);
+    }
+
+    fn shortcut(&mut self, from: Source, filters: usize, stride: usize) -> Source {
+        let name = self.name("conv");
+        let window = Window { stride: [stride; 2], ..Window::square(1, 1) };
+        self.model.push_from(name.clone(), Op::Conv { window, filters, bias: !self.recipe.batch_norm }, vec![from]);
+        if self.recipe.batch_norm {
+            self.model.push(format!("{name}-norm"), Op::BatchNorm { epsilon: EPSILON });
+        }
+        self.model.last()
+    }
+
+    /// The last activation becomes the one asked for, and the layer of the classes follows.
+    fn last(&mut self, classes: usize) {
+        if let Some(wanted) = &self.recipe.last_activation {
+            let activations = |node: &&mut crate::model::Node| matches!(node.op, Op::Activation(_));
+            let found = self.model.nodes.iter_mut().rfind(|node| activations(node));
+            match (wanted, found) {
+                (Choice::None, Some(node)) => {
+                    node.op = Op::Activation(Activation::Polynomial(Polynomial::identity()));
+                }
+                (Choice::Fixed(activation), Some(node)) => node.op = Op::Activation(activation.clone()),
+                (Choice::Quadratic, Some(node)) => {
+                    node.op = Op::Activation(Activation::Learned { degree: 2, constant: false });
+                }
+                (_, None) => {}
+            }
+        }
+        self.model.push("scores", Op::Dense { units: classes, bias: true });
+    }
+}
+
+/// First values: He-normal weights, batch norms that only normalise, learned quadratics of 0.1 x^2 + 0.5 x.
+fn initialise(model: &mut Model, seed: u64) -> Result<(), TrainError> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    for (name, shape) in model.expected_parameters()? {
+        if model.parameters.contains_key(&name) {
+            continue;
+        }
+        let count: usize = shape.iter().product();
+        let values = match name.rsplit_once('.').map_or("", |(_, part)| part) {
+            "weight" => {
+                let fan_in = count / shape.last().copied().unwrap_or(1).max(1);
+                let deviation = (2.0 / fan_in.max(1) as f64).sqrt();
+                (0..count).map(|_| (deviation * normal(&mut random)) as f32).collect()
+            }
+            "scale" | "variance" => vec![1.0; count],
+            "coefficients" => {
+                let channels = shape.last().copied().unwrap_or(1);
+                let start = |power: usize| match power {
+                    1 => 0.5,
+                    2 => 0.1,
+                    _ => 0.0,
+                };
+                (0..count).map(|index| start(index / channels.max(1))).collect()
+            }
+            _ => vec![0.0; count],
+        };
+        model.parameters.insert(name, Array { shape, values });
+    }
+    Ok(())
+}
+
+/// A number of the normal distribution, cut at 2 deviations.
+fn normal(random: &mut ChaCha8Rng) -> f64 {
+    loop {
+        let radius = (-2.0 * (1.0 - random.random::<f64>()).ln()).sqrt();
+        let value = radius * (std::f64::consts::TAU * random.random::<f64>()).cos();
+        if value.abs() <= 2.0 {
+            return value;
+        }
+    }
+}
