@@ -29,14 +29,14 @@ pub(super) fn load(folder: &Path, options: &Options) -> Result<DataSet, TrainErr
         test.unwrap_or_else(|| pick(&plan.test)),
     ];
     let images = decode(&parts, options.resize)?;
-    let Some(&Image { height, width, channels, .. }) = images.iter().flatten().next() else {
-        return Err(fault(folder, "it holds no picture", "put .png, .jpg or .jpeg files into one folder a class"));
-    };
-    let mut images = images.into_iter().zip(&parts).map(|(images, files)| Part {
+    let size = images.iter().flatten().next().map(|image| (image.height, image.width, image.channels));
+    let mut parts = images.into_iter().zip(&parts).map(|(images, files)| Part {
         samples: Samples::Pixels(images.into_iter().flat_map(|image| image.data).collect()),
         labels: files.iter().map(|(_, label)| *label).collect(),
     });
-    let (Some(train), Some(validation), Some(test)) = (images.next(), images.next(), images.next()) else {
+    let (Some((height, width, channels)), Some(train), Some(validation), Some(test)) =
+        (size, parts.next(), parts.next(), parts.next())
+    else {
         return Err(fault(folder, "it holds no picture", "put .png, .jpg or .jpeg files into one folder a class"));
     };
     Ok(DataSet {

@@ -46,7 +46,7 @@ pub fn write_test(data: &DataSet, folder: &Path) -> Result<TestFiles, TrainError
                 Some(columns) => columns.clone(),
                 None => (0..units).map(|unit| format!("x{unit}")).collect(),
             };
-            csv(&file, &names, values, &data.test.labels).map_err(|error| failed(&file, error.into()))?;
+            table(&file, &names, values, &data.test.labels).map_err(|error| failed(&file, error.into()))?;
             Ok(TestFiles { input: file.clone(), labels: file })
         }
     }
@@ -68,7 +68,7 @@ fn npy<T: npyz::AutoSerialize + Copy>(file: &Path, axes: &[usize], values: &[T])
     write().map_err(|source| failed(file, source))
 }
 
-fn csv(file: &Path, names: &[String], values: &[f32], labels: &[u32]) -> Result<(), csv::Error> {
+fn table(file: &Path, names: &[String], values: &[f32], labels: &[u32]) -> Result<(), csv::Error> {
     let mut writer = csv::Writer::from_path(file)?;
     writer.write_record(names.iter().map(String::as_str).chain(["label"]))?;
     for (row, label) in values.chunks_exact(names.len().max(1)).zip(labels) {
