@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use image::{DynamicImage, ImageReader};
 
+use crate::preprocess::resize_pixels;
 use crate::{Dataset, InputError, Samples};
 
 /// One image of 8-bit values, height x width x channels.
@@ -19,16 +20,48 @@ pub struct Image {
     pub data: Vec<u8>,
 }
 
-/// Reads the images of a directory in the order of their names; other files are passed over.
-pub(crate) fn read_directory(path: &str, limit: usize) -> Result<Dataset, InputError> {
+impl Image {
+    /// Reads a PNG or JPEG file.
+    ///
+    /// # Errors
+    /// The file cannot be read or is no sound image.
+    pub fn open(file: &Path) -> Result<Self, InputError> {
+        decode(file)
+    }
+
+    /// The image in another size, resized as by a declared [`Preprocess`](crate::Preprocess).
+    ///
+    /// # Errors
+    /// Sides that are too long.
+    pub fn resized(self, height: usize, width: usize) -> Result<Self, InputError> {
+        if (self.height, self.width) == (height, width) {
+            return Ok(self);
+        }
+        let data = resize_pixels((self.height, self.width, self.channels), &self.data, (height, width))?;
+        Ok(Image { height, width, channels: self.channels, data })
+    }
+}
+
+/// The PNG and JPEG files of a directory in the order of their names; hidden and other files are passed over.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn image_files(directory: &Path) -> Result<Vec<PathBuf>, InputError> {
+    let failed = |e| InputError::io(&directory.to_string_lossy(), e);
     let mut files: Vec<PathBuf> = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(|e| InputError::io(path, e))? {
-        let file = entry.map_err(|e| InputError::io(path, e))?.path();
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let file = entry.map_err(failed)?.path();
         if is_image(&file) {
             files.push(file);
         }
     }
     files.sort();
+    Ok(files)
+}
+
+/// Reads the images of a directory in the order of their names; other files are passed over.
+pub(crate) fn read_directory(path: &str, limit: usize) -> Result<Dataset, InputError> {
+    let mut files = image_files(Path::new(path))?;
     files.truncate(limit);
     if files.is_empty() {
         return Err(InputError::file(

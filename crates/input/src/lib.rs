@@ -19,9 +19,9 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 
 pub use error::InputError;
-pub use images::Image;
+pub use images::{Image, image_files};
 pub use preprocess::{Layout, Preprocess};
-pub use table::read_labels;
+pub use table::{LABEL_COLUMNS, Table, read_labels};
 
 /// Samples read from a file, with what else the file told.
 #[derive(Debug, Clone, PartialEq)]

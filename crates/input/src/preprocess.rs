@@ -196,7 +196,8 @@ impl Preprocess {
     }
 }
 
-fn resize_pixels(
+/// Bilinear, widened when it shrinks.
+pub(crate) fn resize_pixels(
     (height, width, channels): (usize, usize, usize),
     pixels: &[u8],
     (new_height, new_width): (usize, usize),

@@ -2,26 +2,18 @@
 
 use std::io::Read;
 
+use csv::StringRecord;
+
 use crate::{Dataset, Format, InputError, Samples, empty, format_of, idx, npy, open};
 
 /// Column names, in lower case, that hold the class.
-const LABEL_COLUMNS: [&str; 3] = ["label", "target", "class"];
+pub const LABEL_COLUMNS: [&str; 3] = ["label", "target", "class"];
 
 /// Reads a table with a header line: a column called label, target or class is the class, all
 /// others are features in their order.
 pub(crate) fn read(path: &str, reader: impl Read, limit: usize) -> Result<Dataset, InputError> {
     let mut table = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(reader);
-    let header = table.headers().map_err(|e| csv_error(path, 0, &e))?.clone();
-    if header.is_empty() {
-        return Err(empty(path));
-    }
-    if header.iter().all(|name| name.parse::<f64>().is_ok()) {
-        return Err(InputError::file(
-            path,
-            "its first line holds numbers, where the column names must be",
-            "add a header line",
-        ));
-    }
+    let header = header(path, &mut table)?;
     let label_columns: Vec<usize> = header
         .iter()
         .enumerate()
@@ -71,7 +63,7 @@ pub(crate) fn read(path: &str, reader: impl Read, limit: usize) -> Result<Datase
         count += 1;
     }
     if count == 0 {
-        return Err(InputError::file(path, "it has a header line but no rows", "give a file with at least one sample"));
+        return Err(no_rows(path));
     }
     Ok(Dataset {
         count,
@@ -79,6 +71,69 @@ pub(crate) fn read(path: &str, reader: impl Read, limit: usize) -> Result<Datase
         labels: label_column.map(|_| labels),
         names: None,
     })
+}
+
+/// The line of column names.
+fn header(path: &str, table: &mut csv::Reader<impl Read>) -> Result<StringRecord, InputError> {
+    let header = table.headers().map_err(|e| csv_error(path, 0, &e))?.clone();
+    if header.is_empty() {
+        return Err(empty(path));
+    }
+    if header.iter().all(|name| name.parse::<f64>().is_ok()) {
+        return Err(InputError::file(
+            path,
+            "its first line holds numbers, where the column names must be",
+            "add a header line",
+        ));
+    }
+    Ok(header)
+}
+
+fn no_rows(path: &str) -> InputError {
+    InputError::file(path, "it has a header line but no rows", "give a file with at least one sample")
+}
+
+/// A CSV file as text: column names, and rows of as many cells. Blanks around cells are taken off.
+#[derive(Debug, Clone)]
+pub struct Table {
+    header: StringRecord,
+    rows: Vec<StringRecord>,
+}
+
+impl Table {
+    /// Reads a table with a header line and at least one row, whatever its cells hold.
+    ///
+    /// # Errors
+    /// No such file, no header line, no row, rows of differing lengths, text that is not UTF-8.
+    pub fn read(path: &str) -> Result<Self, InputError> {
+        let file = std::fs::File::open(path).map_err(|e| InputError::io(path, e))?;
+        let mut table = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(file);
+        let header = header(path, &mut table)?;
+        let rows: Vec<StringRecord> = table
+            .records()
+            .enumerate()
+            .map(|(index, row)| row.map_err(|e| csv_error(path, index, &e)))
+            .collect::<Result<_, _>>()?;
+        if rows.is_empty() {
+            return Err(no_rows(path));
+        }
+        Ok(Table { header, rows })
+    }
+
+    /// Names of the columns.
+    pub fn header(&self) -> impl Iterator<Item = &str> {
+        self.header.iter()
+    }
+
+    /// Rows below the header line.
+    pub fn count(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Cells of a column from the first row to the last.
+    pub fn column(&self, index: usize) -> impl Iterator<Item = &str> {
+        self.rows.iter().map(move |row| row.get(index).unwrap_or_default())
+    }
 }
 
 /// Reads classes, one a sample: IDX (.gz), `.npy` of integers, CIFAR-10 binary, a CSV's label

@@ -40,7 +40,8 @@ impl Checkpoint {
         Checkpoint { path: path.to_owned(), run }
     }
 
-    fn wrong(&self, what: impl Into<String>) -> TrainError {
+    /// An error about it.
+    pub fn wrong(&self, what: impl Into<String>) -> TrainError {
         TrainError::Checkpoint { path: self.path.display().to_string(), what: what.into() }
     }
 
@@ -128,12 +129,6 @@ impl Checkpoint {
             }
         }
         Ok(Some(state))
-    }
-
-    /// The run is over and written elsewhere.
-    pub fn remove(&self) {
-        // What is left over is told to the next run.
-        let _ = fs::remove_file(&self.path);
     }
 
     /// Whether the file is there.

@@ -1,18 +1,28 @@
-//! The Training Agent.
+//! The Training Agent: trains networks that are made to be protected, and adapts foreign ones.
+//!
+//! [`data::load`] reads a labelled data set, [`build`] makes a network for it (or an import adapts one that is trained
+//! already), [`run`] trains it, with a checkpoint after each epoch, and the result is an ONNX file that any runtime reads.
+//!
+//! Tensors, automatic differentiation and matrix products are candle's: the smallest of the maintained Rust libraries that trains on a CPU
+//! without system libraries, whose custom operators let the layers that cost most be written for it.
 
 mod adam;
 mod adapt;
+mod agent;
 mod architectures;
 mod batches;
 mod checkpoint;
-mod data;
+pub mod data;
 mod error;
 mod model;
 mod ops;
 mod runner;
 mod trainer;
 
+pub use adapt::{Range, Replacement};
+pub use agent::{Adapted, Job, Outcome, forget, labelled_by, run};
+pub use architectures::{Architecture, Choice, Recipe, build};
+pub use batches::Augmentation;
 pub use error::TrainError;
 pub use model::{Activation, Array, Function, Input, Model, Node, Op, Order, Pooling, Shape, Source, Window};
-pub use architectures::*; pub use trainer::*; pub use batches::Augmentation; pub use data::*;
-pub fn go(model:&Model, data:&DataSet, s:&Schedule, o:&mut dyn Observer) -> Result<Trained,TrainError> { trainer::train(model,None,data,s,None,&mut |_| Ok(()), o) }
+pub use trainer::{Epoch, Observer, Schedule, Score};

@@ -85,7 +85,7 @@ pub struct Epoch {
     /// Mean of the classes' accuracies.
     pub balanced_validation: f64,
     /// After it; chooses nothing.
-    pub accuracy_test: Option<f64>,
+    pub accuracy_test: f64,
 }
 
 /// How a network does on some samples.
@@ -166,7 +166,7 @@ pub(crate) fn train(
             return Err(TrainError::Diverged { epoch });
         }
         let validation = score(&mut runner, &data.validation, data.shape, data.classes.len())?;
-        let test = data.test.as_ref().map(|test| score(&mut runner, test, data.shape, data.classes.len())).transpose()?;
+        let test = score(&mut runner, &data.test, data.shape, data.classes.len())?;
         let row = Epoch {
             epoch,
             seconds,
@@ -175,7 +175,7 @@ pub(crate) fn train(
             accuracy_train,
             accuracy_validation: validation.accuracy,
             balanced_validation: validation.balanced_accuracy,
-            accuracy_test: test.map(|test| test.accuracy),
+            accuracy_test: test.accuracy,
         };
         observer.end(&row);
         state.log.push(row);
@@ -227,7 +227,7 @@ impl Pass<'_> {
         for (index, indices) in order.chunks(schedule.batch).take(steps).enumerate() {
             let augmentation = Some((schedule.augmentation, &mut vary))
                 .filter(|(augmentation, _)| *augmentation != Augmentation::default());
-            let values = batches::varied(&data.train, data.shape, indices, &data.mean, augmentation);
+            let values = batches::varied(&data.train, data.shape, indices, &data.normalisation.mean, augmentation);
             let input = input_tensor(data.shape, values)?;
             let labels: Vec<u32> = indices.iter().filter_map(|i| data.train.labels.get(*i)).copied().collect();
             let mut training = Training { random: &mut drop, bound: schedule.bound, penalty: schedule.penalty };
