@@ -5,3 +5,7 @@ mod model;
 
 pub use error::TrainError;
 pub use model::{Activation, Array, Function, Input, Model, Node, Op, Order, Pooling, Shape, Source, Window};
+
+mod export;
+
+pub use export::to_onnx;

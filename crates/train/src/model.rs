@@ -356,7 +356,12 @@ impl Model {
                     add("bias", vec![channels]);
                 }
                 Op::Activation(Activation::Learned { degree, .. }) => add("coefficients", vec![degree + 1, channels]),
-                Op::Activation(_) | Op::Pool { .. } | Op::GlobalMean | Op::Flatten(_) | Op::Dropout { .. } | Op::Add => {}
+                Op::Activation(_)
+                | Op::Pool { .. }
+                | Op::GlobalMean
+                | Op::Flatten(_)
+                | Op::Dropout { .. }
+                | Op::Add => {}
             }
         }
         Ok(expected)
