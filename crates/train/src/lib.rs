@@ -9,3 +9,7 @@ pub use model::{Activation, Array, Function, Input, Model, Node, Op, Order, Pool
 mod export;
 
 pub use export::to_onnx;
+
+mod import;
+
+pub use import::from_onnx;
