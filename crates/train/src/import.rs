@@ -15,7 +15,7 @@ use subrosa_network::{Expression, Graph, Network, Node as OnnxNode};
 
 use crate::error::TrainError;
 use crate::model::{Activation, Function, Input, Model, Op, Order, Shape, Source};
-use value::{Axis, Value};
+use value::{Axis, ROW, Value};
 
 /// Reads a network that Keras (by tf2onnx) or PyTorch exported.
 ///
@@ -45,7 +45,7 @@ pub fn from_onnx(onnx: &[u8]) -> Result<Model, TrainError> {
 /// How the input's axes can be read, the likelier way first: its shape says little, what follows decides.
 fn readings(graph: &Graph) -> Result<Vec<(Shape, Order, Vec<Axis>)>, TrainError> {
     match *graph.shape(graph.input()) {
-        [_, units] => Ok(vec![(Shape::Flat(units), Order::Chw, vec![Axis::Batch, Axis::Channel])]),
+        [_, units] => Ok(vec![(Shape::Flat(units), Order::Chw, ROW.to_vec())]),
         [_, height, width] => {
             let axes = vec![Axis::Batch, Axis::Row, Axis::Column];
             Ok(vec![(Shape::Image { height, width, channels: 1 }, Order::Hwc, axes)])

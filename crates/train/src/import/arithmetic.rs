@@ -2,7 +2,7 @@
 
 use subrosa_network::{Constant, Expression, MAX_DEGREE, Node as OnnxNode, Polynomial};
 
-use super::value::{Axis, Value};
+use super::value::Value;
 use super::{Importer, refuse};
 use crate::error::TrainError;
 use crate::model::{Activation, Array, Op, Source};
@@ -193,6 +193,3 @@ fn spread(values: &[f64], channels: usize) -> Vec<f32> {
         all => all.iter().map(|&value| value as f32).collect(),
     }
 }
-
-/// The axes of flat values in a tensor of two axes.
-pub(super) const ROW: [Axis; 2] = [Axis::Batch, Axis::Channel];

@@ -1,9 +1,9 @@
 //! Operators with weights or windows.
 
-use subrosa_network::{Constant, Node as OnnxNode};
+use subrosa_network::{Constant, Expression, Node as OnnxNode};
 
-use super::arithmetic::{ROW, by_channel};
-use super::value::{Axis, Value};
+use super::arithmetic::by_channel;
+use super::value::{Axis, ROW, Value};
 use super::{Importer, refuse};
 use crate::error::TrainError;
 use crate::model::{Array, Op, Order, Pooling, Shape, Window};
@@ -158,7 +158,7 @@ impl Importer<'_> {
             return Ok(value);
         }
         let points = (window.size[0] * window.size[1]) as f64;
-        let factor = subrosa_network::Expression::constant(vec![1.0 / points]);
+        let factor = Expression::constant(vec![1.0 / points]);
         let expression = value.expression.multiply(&factor).unwrap_or_else(|| value.expression.clone());
         Ok(Value { expression, ..value })
     }

@@ -16,6 +16,9 @@ pub(super) enum Axis {
     Unit,
 }
 
+/// The axes of flat values in a tensor of two axes.
+pub(super) const ROW: [Axis; 2] = [Axis::Batch, Axis::Channel];
+
 impl Axis {
     /// Axes of a batch of images.
     pub(super) fn of_image(order: Order) -> [Axis; 4] {

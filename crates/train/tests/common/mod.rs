@@ -189,6 +189,25 @@ pub fn fill(model: &mut Model, rng: &mut impl Rng) {
     model.parameters = parameters;
 }
 
+/// Names of the operators, in short.
+pub fn operators(model: &Model) -> String {
+    let name = |op: &Op| match op {
+        Op::Conv { .. } => "conv".to_owned(),
+        Op::Dense { .. } => "dense".to_owned(),
+        Op::BatchNorm { .. } => "norm".to_owned(),
+        Op::Affine => "affine".to_owned(),
+        Op::Activation(Activation::Function(function)) => format!("{function:?}").to_lowercase(),
+        Op::Activation(Activation::Polynomial(polynomial)) => format!("poly{}", polynomial.degree()),
+        Op::Activation(Activation::Learned { degree, .. }) => format!("learned{degree}"),
+        Op::Pool { pooling, .. } => format!("{pooling:?}").to_lowercase(),
+        Op::GlobalMean => "global".to_owned(),
+        Op::Flatten(order) => format!("flatten-{order:?}").to_lowercase(),
+        Op::Dropout { .. } => "dropout".to_owned(),
+        Op::Add => "add".to_owned(),
+    };
+    model.nodes.iter().map(|node| name(&node.op)).collect::<Vec<_>>().join(" ")
+}
+
 /// Largest difference between two lists, by the largest value of the second or 1.
 pub fn difference(values: &[f64], expected: &[f64]) -> f64 {
     assert_eq!(values.len(), expected.len());
