@@ -238,4 +238,8 @@ fn what_cannot_be_trained_is_named() {
         let error = from_onnx(&net.finish(&flat)).unwrap_err().to_string();
         assert!(error.contains("node 'net/") && error.contains(expected), "{error}");
     }
+    let mut net = Builder::new(&[2, 3, 4, 5]);
+    let flat = net.op("Flatten", &["x"]);
+    let error = from_onnx(&net.finish(&flat)).unwrap_err().to_string();
+    assert!(error.contains("its input 'x' has shape [1, 2, 3, 4, 5]"), "{error}");
 }

@@ -176,9 +176,9 @@ pub fn fill(model: &mut Model, rng: &mut impl Rng) {
     for (name, shape) in model.expected_parameters().unwrap() {
         let count = shape.iter().product::<usize>();
         // Keeps values near 1 through the layers.
-        let fan_in = match shape.as_slice() {
-            &[rows, columns, channels, _] => rows * columns * channels,
-            &[inputs, _] if name.ends_with(".weight") => inputs,
+        let fan_in = match *shape.as_slice() {
+            [rows, columns, channels, _] => rows * columns * channels,
+            [inputs, _] if name.ends_with(".weight") => inputs,
             _ => 1,
         };
         let bound = (3.0 / fan_in as f32).sqrt().min(1.0);
