@@ -6,11 +6,14 @@ use rten_onnx::onnx::{AttributeProto, DataType, GraphProto, ModelProto, NodeProt
 use subrosa_plain::{PlainNetwork, check_structure};
 
 use crate::error::NetworkError;
+use crate::layers;
 
 /// A constant tensor; integers and doubles are kept as the nearest float32.
 #[derive(Debug, Clone)]
-pub(crate) struct Constant {
+pub struct Constant {
+    /// Its axes; none for a single number.
     pub shape: Vec<usize>,
+    /// Row-major; empty if they are of another type than float32, double, int32 and int64.
     pub values: Vec<f32>,
     /// Whether it is a weight (float), not an integer of shape arithmetic.
     pub float: bool,
@@ -22,20 +25,26 @@ pub(crate) enum Attribute {
     Int(i64),
     Float(f32),
     Ints(Vec<i64>),
+    Text(String),
     Other,
 }
 
 /// A node that the output depends on and that depends on the input.
 #[derive(Debug, Clone)]
-pub(crate) struct Node {
+pub struct Node {
+    /// Its name, or that of its first output if it has none.
     pub name: String,
+    /// The ONNX operator.
     pub op: String,
+    /// Tensors it reads; empty names are inputs left out.
     pub inputs: Vec<String>,
+    /// Tensors it writes.
     pub outputs: Vec<String>,
-    pub attributes: HashMap<String, Attribute>,
+    pub(crate) attributes: HashMap<String, Attribute>,
 }
 
 impl Node {
+    /// The tensor it reads at this place, an empty name if none.
     pub fn input(&self, index: usize) -> &str {
         self.inputs.get(index).map_or("", String::as_str)
     }
@@ -45,6 +54,7 @@ impl Node {
         self.outputs.first().map_or("", String::as_str)
     }
 
+    /// An attribute that is an integer.
     pub fn int(&self, name: &str, default: i64) -> i64 {
         match self.attributes.get(name) {
             Some(Attribute::Int(value)) => *value,
@@ -52,6 +62,7 @@ impl Node {
         }
     }
 
+    /// An attribute that is a number.
     pub fn float(&self, name: &str, default: f32) -> f32 {
         match self.attributes.get(name) {
             Some(Attribute::Float(value)) => *value,
@@ -59,22 +70,31 @@ impl Node {
         }
     }
 
+    /// An attribute that is a list of integers.
     pub fn ints(&self, name: &str) -> Option<&[i64]> {
         match self.attributes.get(name) {
             Some(Attribute::Ints(values)) => Some(values),
             _ => None,
         }
     }
+
+    /// An attribute that is a text.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        match self.attributes.get(name) {
+            Some(Attribute::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
 }
 
-/// The part of an ONNX graph between its input and its output.
+/// The part of an ONNX graph between its input and its output, to look at; nodes that see constants only are constants.
 #[derive(Debug)]
-pub(crate) struct Graph {
+pub struct Graph {
     /// In topological order.
-    pub nodes: Vec<Node>,
-    pub input: String,
-    pub output: String,
-    pub constants: HashMap<String, Constant>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) input: String,
+    pub(crate) output: String,
+    pub(crate) constants: HashMap<String, Constant>,
     /// Shapes at batch 1 of every tensor that a node here writes, and of the input.
     shapes: HashMap<String, Vec<usize>>,
     uses: HashMap<String, Vec<usize>>,
@@ -82,7 +102,7 @@ pub(crate) struct Graph {
 }
 
 impl Graph {
-    pub fn parse(onnx: &[u8]) -> Result<Self, NetworkError> {
+    pub(crate) fn parse(onnx: &[u8]) -> Result<Self, NetworkError> {
         check_structure(onnx).map_err(NetworkError::Malformed)?;
         let model = ModelProto::parse_buf(onnx)
             .map_err(|error| NetworkError::Malformed(format!("{error}; export it again")))?;
@@ -150,6 +170,28 @@ impl Graph {
         Ok(Graph { nodes: dynamic, input, output, constants, shapes, uses, producers })
     }
 
+    /// The nodes, each behind those whose tensors it reads.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The tensor that the network takes.
+    pub fn input(&self) -> &str {
+        &self.input
+    }
+
+    /// The tensor that the network gives.
+    pub fn output(&self) -> &str {
+        &self.output
+    }
+
+    /// A short name for a node's layer, as in [`LayerInfo`](crate::LayerInfo): that of its weights in PyTorch, else the part
+    /// of the node's path that names the layer. Several nodes may have one.
+    pub fn layer_name(&self, index: usize) -> String {
+        layers::layer_name(self, index)
+    }
+
+    /// The node with this index in [`nodes`](Self::nodes).
     pub fn node(&self, index: usize) -> Option<&Node> {
         self.nodes.get(index)
     }
@@ -182,7 +224,7 @@ impl Graph {
         }
     }
 
-    /// A float constant's values.
+    /// A constant tensor whose values are known.
     pub fn constant(&self, name: &str) -> Option<&Constant> {
         self.constants.get(name).filter(|c| !c.values.is_empty())
     }
@@ -397,6 +439,8 @@ fn import(node: &NodeProto) -> Node {
                 Attribute::Float(f)
             } else if !a.ints.is_empty() {
                 Attribute::Ints(a.ints.clone())
+            } else if let Some(s) = &a.s {
+                Attribute::Text(s.clone())
             } else {
                 Attribute::Other
             };

@@ -164,7 +164,9 @@ impl<'a> Listing<'a> {
         let note = |protected: Option<&String>| protected.map_or(plain.to_owned(), String::clone);
         let base = node.inputs.iter().find(|name| !self.graph.constants.contains_key(*name));
         if let Some(base) = base {
-            if let Some(nodes) = self.scale_and_shift(index, base) {
+            if !self.begins_polynomial(index, base)
+                && let Some(nodes) = self.scale_and_shift(index, base)
+            {
                 return self.push("BatchNorm".into(), &nodes, note(self.protected.get(&index)));
             }
             if let Some(region) = self.graph.polynomial_region(base)
@@ -204,6 +206,17 @@ impl<'a> Listing<'a> {
             Some(text) => (degree, format!("{place}: {text}")),
             None => (degree, format!("{place}: differs from unit to unit")),
         }
+    }
+
+    /// Whether a node is a polynomial's inner step by Horner's rule: another step multiplies by `base` again.
+    fn begins_polynomial(&self, index: usize, base: &str) -> bool {
+        let readers = self.graph.uses(base);
+        readers.len() > 1
+            && self.graph.polynomial_region(base).is_some_and(|region| {
+                region.nodes.contains(&index)
+                    && readers.iter().filter(|reader| region.nodes.contains(reader)).count() > 1
+                    && region.expression.is_some_and(|expression| expression.degree() >= 2)
+            })
     }
 
     /// A batch norm written as a Mul and an Add that differ from channel to channel.

@@ -19,11 +19,11 @@ mod split;
 pub use activation::{Activation, ActivationKind, ParseSubstitutionsError, Substitutions};
 pub use chain::{Chain, Dense, LayerTrace};
 pub use error::NetworkError;
+pub use graph::{Constant, Graph, Node};
 pub use layers::LayerInfo;
 pub use polynomial::{MAX_DEGREE, ParsePolynomialError, Polynomial};
+pub use region::Expression;
 pub use split::{ParseScopeError, Replaced, Scope, Split};
-
-use graph::Graph;
 
 /// A trained network, read from an ONNX file and checked.
 #[derive(Debug)]
@@ -77,6 +77,11 @@ impl Network {
     /// has no substitution; the text names the layer and the flag.
     pub fn split(&self, scope: &Scope, substitutions: &Substitutions) -> Result<Split, NetworkError> {
         split::split(&self.onnx, &self.graph, scope, substitutions)
+    }
+
+    /// Its nodes and constants, to look at.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
     }
 
     /// The ONNX file it was read from.

@@ -9,22 +9,25 @@ use crate::polynomial::MAX_DEGREE;
 /// A polynomial in the values of one tensor: entry `k` is the coefficient of `x^k`, as one
 /// number for all units or one for each.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Expression(pub Vec<Vec<f64>>);
+pub struct Expression(pub(crate) Vec<Vec<f64>>);
 
 impl Expression {
+    /// The tensor itself.
     pub fn x() -> Self {
         Expression(vec![vec![0.0], vec![1.0]])
     }
 
-    fn constant(values: Vec<f64>) -> Self {
-        Expression(vec![values])
+    /// One number for all units, or one for each.
+    pub fn constant(values: Vec<f64>) -> Self {
+        Expression(vec![values]).trimmed()
     }
 
+    /// The highest power of x; 0 for constants.
     pub fn degree(&self) -> usize {
         self.0.len().saturating_sub(1)
     }
 
-    /// The coefficient of `x^k`.
+    /// The coefficient of `x^k`: one number for all units, or one for each.
     pub fn coefficient(&self, k: usize) -> &[f64] {
         self.0.get(k).map_or(&[0.0], Vec::as_slice)
     }
@@ -34,13 +37,15 @@ impl Expression {
         self.0.iter().all(|c| c.len() == 1)
     }
 
-    fn add(&self, other: &Self, sign: f64) -> Self {
+    /// `self + sign other`.
+    pub fn add(&self, other: &Self, sign: f64) -> Self {
         let terms = self.0.len().max(other.0.len());
         let sum = (0..terms).map(|k| zip(self.coefficient(k), other.coefficient(k), |a, b| a + sign * b));
         Expression(sum.collect()).trimmed()
     }
 
-    fn multiply(&self, other: &Self) -> Option<Self> {
+    /// `self other`, `None` beyond [`MAX_DEGREE`].
+    pub fn multiply(&self, other: &Self) -> Option<Self> {
         if self.degree() + other.degree() > MAX_DEGREE {
             return None;
         }
@@ -94,7 +99,7 @@ pub(crate) struct Region {
 impl Graph {
     /// The largest polynomial region after `start`, or `None` if its values leave it in several
     /// places. The region may be empty, with `start` as its exit.
-    pub fn polynomial_region(&self, start: &str) -> Option<Region> {
+    pub(crate) fn polynomial_region(&self, start: &str) -> Option<Region> {
         let mut known: HashMap<&str, Expression> = HashMap::from([(start, Expression::x())]);
         let mut members = Vec::new();
         for index in self.after(start) {
@@ -117,7 +122,7 @@ impl Graph {
 
     /// The smallest region after `start` that computes each value from one value alone in several
     /// operators, among them one that is no polynomial: GELU, Swish and the like written out.
-    pub fn function_region(&self, start: &str) -> Option<(Region, ActivationKind)> {
+    pub(crate) fn function_region(&self, start: &str) -> Option<(Region, ActivationKind)> {
         let mut known: HashSet<&str> = HashSet::from([start]);
         let mut inside = HashSet::new();
         let mut members = Vec::new();
@@ -179,7 +184,7 @@ impl Graph {
     }
 
     /// What a node computes from `tensor` alone: `x -> a x + b` with `a`, `b` for all units or each.
-    pub fn affine_step(&self, node: &Node, tensor: &str) -> Option<Expression> {
+    pub(crate) fn affine_step(&self, node: &Node, tensor: &str) -> Option<Expression> {
         let known = HashMap::from([(tensor, Expression::x())]);
         self.evaluate(node, &known).filter(|e| e.degree() <= 1)
     }

@@ -64,7 +64,7 @@ pub(crate) fn replace(
         let place = match (&node.op, seen) {
             (Op::Activation(Activation::Function(function)), Some(seen)) => {
                 let behind_norm = matches!(last_op(&model, &inputs), Some(Op::BatchNorm { .. }));
-                made.push(Replacement { layer: node.name.clone(), what: format!("{} becomes {}", name(*function), wording(choice)) });
+                made.push(Replacement { layer: node.name.clone(), what: format!("{} becomes {}", function.name(), wording(choice)) });
                 activation(&mut model, node, inputs, *function, choice, seen, behind_norm, least)
             }
             (Op::Pool { pooling: Pooling::Max, window }, Some(seen)) => {
@@ -84,23 +84,11 @@ pub(crate) fn replace(
     Ok((model, made))
 }
 
-fn name(function: Function) -> &'static str {
-    match function {
-        Function::Relu => "relu",
-        Function::LeakyRelu { .. } => "leaky-relu",
-        Function::Elu { .. } => "elu",
-        Function::Softplus => "softplus",
-        Function::Sigmoid => "sigmoid",
-        Function::Tanh => "tanh",
-    }
-}
-
 fn wording(choice: &Choice) -> String {
     match choice {
         Choice::None => "nothing".into(),
         Choice::Quadratic => "a learned quadratic for each channel".into(),
-        Choice::Fixed(Activation::Polynomial(polynomial)) => polynomial.to_string(),
-        Choice::Fixed(_) => String::new(),
+        Choice::Fixed(_) => choice.to_string(),
     }
 }
 

@@ -77,6 +77,18 @@ pub enum Choice {
     Quadratic,
 }
 
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Choice::None => f.write_str("none"),
+            Choice::Quadratic => f.write_str("quadratic"),
+            Choice::Fixed(Activation::Function(function)) => f.write_str(function.name()),
+            Choice::Fixed(Activation::Polynomial(polynomial)) => polynomial.fmt(f),
+            Choice::Fixed(Activation::Learned { degree, .. }) => write!(f, "learned polynomial of degree {degree}"),
+        }
+    }
+}
+
 impl FromStr for Choice {
     type Err = TrainError;
 

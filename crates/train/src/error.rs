@@ -38,7 +38,9 @@ pub enum TrainError {
         source: std::io::Error,
     },
     /// Training that diverged.
-    #[error("training diverged in epoch {epoch}: the loss is not a number; use a lower --learning-rate, or batch norm before polynomials")]
+    #[error(
+        "training diverged in epoch {epoch}: the loss is not a number; use a lower --learning-rate, or batch norm before polynomials"
+    )]
     Diverged {
         /// Counted from 1.
         epoch: usize,

@@ -141,6 +141,20 @@ pub enum Function {
     Tanh,
 }
 
+impl Function {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Function::Relu => "relu",
+            Function::LeakyRelu { .. } => "leaky-relu",
+            Function::Elu { .. } => "elu",
+            Function::Softplus => "softplus",
+            Function::Sigmoid => "sigmoid",
+            Function::Tanh => "tanh",
+        }
+    }
+}
+
 /// A function of each value alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -356,7 +370,12 @@ impl Model {
                     add("bias", vec![channels]);
                 }
                 Op::Activation(Activation::Learned { degree, .. }) => add("coefficients", vec![degree + 1, channels]),
-                Op::Activation(_) | Op::Pool { .. } | Op::GlobalMean | Op::Flatten(_) | Op::Dropout { .. } | Op::Add => {}
+                Op::Activation(_)
+                | Op::Pool { .. }
+                | Op::GlobalMean
+                | Op::Flatten(_)
+                | Op::Dropout { .. }
+                | Op::Add => {}
             }
         }
         Ok(expected)

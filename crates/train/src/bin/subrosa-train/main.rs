@@ -1,0 +1,122 @@
+//! The Training Agent's command line; `subrosa train` hands over to it.
+
+mod arguments;
+mod memory;
+mod progress;
+mod report;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use arguments::{Arguments, Start, TrainFlags};
+use report::Report;
+use subrosa_terminal::{Failure, Terminal};
+use subrosa_train::data::{self, DataSet};
+use subrosa_train::{Job, Model, TrainError};
+
+fn main() -> ExitCode {
+    memory::keep_large_buffers();
+    subrosa_terminal::main(|out| {
+        let Arguments { flags, train } = subrosa_terminal::parse(std::env::args_os())?;
+        // Training is one long computation: the more threads the better.
+        flags.start_threads()?;
+        let mut terminal = Terminal::new(out, flags);
+        run(&mut terminal, &train)
+    })
+}
+
+fn failure(error: &TrainError) -> Failure {
+    match error {
+        TrainError::Diverged { .. } | TrainError::Library(_) => Failure::failed(error),
+        _ => Failure::of(error),
+    }
+}
+
+fn run(terminal: &mut Terminal<'_>, flags: &TrainFlags) -> Result<(), Failure> {
+    let fail = |error: TrainError| failure(&error);
+    let files = Files::beside(&flags.out)?;
+    let schedule = flags.schedule().map_err(fail)?;
+    let data = data::load(flags.dataset, &flags.data, &flags.data_options()).map_err(fail)?;
+    let model = start(flags, &data).map_err(fail)?;
+    let job = Job {
+        model,
+        adapt: flags.adaptation(),
+        schedule,
+        checkpoint: Some((flags.checkpoint.clone().unwrap_or_else(|| files.checkpoint.clone()), flags.resume)),
+        description: flags.description(),
+    };
+    let started = Instant::now();
+    let mut bars = progress::Bars::new(job.schedule.epochs, terminal.flags().quiet);
+    let outcome = subrosa_train::run(&job, &data, &mut bars).map_err(fail)?;
+    bars.close();
+    let seconds = started.elapsed().as_secs_f64();
+
+    let mut model = outcome.model.clone();
+    model.classes = Some(data.classes.clone());
+    let mut report = Report::of(flags, &data, &job, &outcome, &model, seconds, terminal.flags().threads());
+    let onnx = subrosa_train::to_onnx(&model, &report.metadata()).map_err(fail)?;
+    report.out_bytes = onnx.len() as u64;
+    write(&flags.out, &onnx)?;
+    write(flags.log.as_deref().unwrap_or(&files.log), report.log_csv().as_bytes())?;
+    write(flags.report.as_deref().unwrap_or(&files.report), report.text().as_bytes())?;
+    if let Some(folder) = &flags.write_test {
+        let test = data::write_test(&data, folder).map_err(fail)?;
+        terminal.note(format!("test samples in {}, their labels in {}", test.input.display(), test.labels.display()));
+    }
+    subrosa_train::forget(&job);
+    terminal.report(&report)
+}
+
+/// The network to begin with.
+fn start(flags: &TrainFlags, data: &DataSet) -> Result<Model, TrainError> {
+    match flags.start()? {
+        Start::New(recipe) => {
+            let normalisation = &data.normalisation;
+            subrosa_train::build(&recipe, data.shape, &normalisation.mean, &normalisation.deviation, data.classes.len())
+        }
+        Start::From(path) => {
+            let onnx = fs::read(path)
+                .map_err(|source| TrainError::Io { path: path.display().to_string(), source })?;
+            subrosa_train::from_onnx(&onnx)
+        }
+    }
+}
+
+/// Files beside the network's.
+struct Files {
+    checkpoint: PathBuf,
+    log: PathBuf,
+    report: PathBuf,
+}
+
+impl Files {
+    /// Checks that the network can be written there, before hours of work.
+    fn beside(out: &Path) -> Result<Self, Failure> {
+        let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !folder.is_dir() {
+            return Err(Failure::usage(format!("--out {}: there is no folder {}; make it first", out.display(), folder.display())));
+        }
+        if out.is_dir() || out.file_name().is_none() {
+            return Err(Failure::usage(format!("--out {}: it is a folder; name a file in it", out.display())));
+        }
+        let with = |ending: &str| out.with_extension(ending);
+        Ok(Files { checkpoint: with("checkpoint"), log: with("log.csv"), report: with("report.md") })
+    }
+}
+
+/// Writes a file wholly or not at all.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::of(&TrainError::Io { path: path.display().to_string(), source: error });
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+    file.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+/// What goes into the ONNX file beside the network.
+type Metadata = BTreeMap<String, String>;
