@@ -92,12 +92,10 @@ fn nothing_beside_the_least_squares_is_nearer() {
         for degree in [1, 2, 5] {
             let (function, interval) = (function(kind), Interval::new(-2.0, 3.0).unwrap());
             let whole = Fit::new(FitMethod::LeastSquares, function, degree, interval).unwrap().polynomial().unwrap();
-            let on_samples = least_squares_on(function, degree, &samples).unwrap();
-            let rms_whole = |p: &Polynomial| errors_between(p, function, interval).rms;
-            let rms_samples = |p: &Polynomial| errors_on(p, function, &samples).unwrap().rms;
-            let ways: [(_, _, &dyn Fn(&Polynomial) -> f64); 2] =
-                [(&whole, &on_samples, &rms_whole), (&on_samples, &whole, &rms_samples)];
-            for (polynomial, other, rms) in ways {
+            let sampled = least_squares_on(function, degree, &samples).unwrap();
+            let on_interval: &dyn Fn(&Polynomial) -> f64 = &|p| errors_between(p, function, interval).rms;
+            let on_sampled: &dyn Fn(&Polynomial) -> f64 = &|p| errors_on(p, function, &samples).unwrap().rms;
+            for (polynomial, other, rms) in [(&whole, &sampled, on_interval), (&sampled, &whole, on_sampled)] {
                 let least = rms(polynomial);
                 assert!(rms(other) > least);
                 for power in 0..=degree {
