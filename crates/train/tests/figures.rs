@@ -93,6 +93,23 @@ fn values_that_were_not_measured_are_left_out() {
     let series = Series::read("validation", Column::Validation, &[&log]).unwrap();
     assert_eq!(series.epochs().iter().map(|e| e.epoch).collect::<Vec<_>>(), [2, 4]);
     // One epoch alone, and accuracies at the ends, can be drawn too.
+    let many: Vec<Series> = (1..=14)
+        .map(|k| {
+            Series::new(
+                &format!("series {k}"),
+                Column::Test,
+                &[(0..9).map(|e| (e, f64::from(k * e) / 150.0)).collect()],
+            )
+            .unwrap()
+        })
+        .collect();
+    let out = std::env::var_os("FIGURES").map_or(directory.path().to_owned(), PathBuf::from);
+    accuracy(
+        "Fourteen series with a title that is much longer than what would fit over the plot alone, as titles may be",
+        &many,
+        &out.join("many"),
+    )
+    .unwrap();
     for (name, accuracies) in [("one", vec![(1, 0.5)]), ("flat", vec![(0, 1.0), (1, 1.0)]), ("low", vec![(3, 0.0)])] {
         let series = Series::new(name, Column::Test, &[accuracies]).unwrap();
         for path in accuracy(name, &[series], &directory.path().join(name)).unwrap() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::canvas::{
-    Axis, GREY, INK, Line, Panel, Stroke, heading, legend_entry, panel, round_step, round_ticks, svg, text, width,
+    Axis, GREY, INK, Line, Panel, Stroke, heading, legend_entry, panel, px, round_step, round_ticks, svg, text, width,
 };
 use super::{FigureError, table, write};
 
@@ -153,6 +153,7 @@ fn read(path: &Path, column: Column) -> Result<Vec<(u32, f64)>, FigureError> {
 const PLOT: u32 = 700;
 const HEIGHT: u32 = 470;
 const TITLE: u32 = 48;
+const TITLE_SIZE: u32 = 17;
 /// Size of the legend's names, and the height of an entry.
 const NAME: u32 = 13;
 const SUMMARY: u32 = 11;
@@ -170,23 +171,26 @@ const LONGEST: usize = 48;
 pub fn accuracy(title: &str, series: &[Series], out_stem: &Path) -> Result<Vec<PathBuf>, FigureError> {
     let Some(first) = series.first() else { return Err(FigureError::Empty("no series".to_owned())) };
     let names: Vec<String> = series.iter().map(|series| shortened(&series.name)).collect();
-    let entry = |(series, name): (&Series, &String)| width(name, NAME).max(width(&series.summary(), SUMMARY)) + 64;
-    let beside = series.iter().zip(&names).map(entry).max().unwrap_or(0).max(180);
+    // The title is in bold, which is wider than what is measured.
+    let mut beside = (48 + width(title, TITLE_SIZE)? * 6 / 5).saturating_sub(PLOT).max(180);
+    for (series, name) in series.iter().zip(&names) {
+        beside = beside.max(72 + width(name, NAME)?.max(width(&series.summary(), SUMMARY)?));
+    }
     let height = HEIGHT.max(TITLE + 40 + ENTRY * series.len() as u32);
     let name = if series.iter().all(|series| series.column == first.column) { first.column.of() } else { "accuracy" };
     let chart = chart(series, name);
     let drawing = svg((PLOT + beside, TITLE + height), |area| {
-        let (head, body) = area.split_vertically(TITLE);
-        heading(&head, title, 17, (24, 28))?;
-        let (plot, side) = body.split_horizontally(PLOT);
+        let (head, body) = area.split_vertically(px(TITLE));
+        heading(&head, title, TITLE_SIZE, (24, 28))?;
+        let (plot, side) = body.split_horizontally(px(PLOT));
         panel(&plot, &chart)?;
         for (index, (series, name)) in series.iter().zip(&names).enumerate() {
-            let y = 56 + (ENTRY as usize * index) as i32;
+            let y = 30 + (ENTRY as usize * index) as i32;
             legend_entry(&side, NAME, (8, y), &Stroke::of(index), name)?;
             text(&side, &series.summary(), SUMMARY, GREY, (48, y + 17), (HPos::Left, VPos::Center))?;
         }
         if series.iter().any(Series::has_band) {
-            let y = 56 + (ENTRY as usize * series.len()) as i32;
+            let y = 30 + (ENTRY as usize * series.len()) as i32;
             text(&side, "bands: worst to best run", SUMMARY, INK, (8, y), (HPos::Left, VPos::Center))?;
         }
         Ok(())

@@ -6,7 +6,8 @@ use subrosa_network::fit::errors_between;
 use subrosa_network::{ActivationKind, Fit, FitErrors, FitMethod, Interval, Polynomial, ScalarFunction};
 
 use super::canvas::{
-    Area, Axis, COLORS, GREY, INK, Line, Marker, Panel, Stroke, heading, legend_entry, panel, round_ticks, svg, width,
+    Area, Axis, COLORS, GREY, INK, Line, Marker, Panel, Stroke, heading, legend_entry, panel, px, round_ticks, svg,
+    width,
 };
 use super::{FigureError, table, write};
 
@@ -90,7 +91,7 @@ fn curves(
         }
     }
     let drawing = svg((1000, 800), |area| {
-        let (head, body) = area.split_vertically(86);
+        let (head, body) = area.split_vertically(px(86));
         heading(&head, "ReLU and polynomials in its place", 17, (24, 28))?;
         let mut entries =
             vec![(curves[0].stroke, "ReLU".to_owned()), (curves[1].stroke, "x² + 2x, the paper's".to_owned())];
@@ -122,6 +123,13 @@ fn curves(
     write(&out_dir.join("figure13"), &drawing, &table(&["curve", "x", "y"], rows)?)
 }
 
+/// The errors of polynomials of one method, by degree.
+struct Measured {
+    name: String,
+    stroke: Stroke,
+    errors: Vec<(usize, FitErrors)>,
+}
+
 fn errors(
     out_dir: &Path,
     relu: ScalarFunction,
@@ -129,36 +137,36 @@ fn errors(
     paper: &Polynomial,
 ) -> Result<Vec<PathBuf>, FigureError> {
     let mut rows = Vec::new();
-    // Name, line and (degree, errors) of each method.
-    let mut measured: Vec<(String, Stroke, Vec<(usize, FitErrors)>)> = Vec::new();
+    let mut measured = Vec::new();
     let row = |curve: String, method: &str, degree: usize, errors: &FitErrors| {
         vec![curve, method.to_owned(), degree.to_string(), errors.max_abs.to_string(), errors.rms.to_string()]
     };
     let own = errors_between(paper, relu, interval);
     rows.push(row("x2+2x".to_owned(), "", paper.degree(), &own));
     let point = Stroke { color: GREY, width: 2, dashed: false, marker: Marker::Diamond };
-    measured.push(("x² + 2x, the paper's".to_owned(), point, vec![(paper.degree(), own)]));
+    let name = "x² + 2x, the paper's".to_owned();
+    measured.push(Measured { name, stroke: point, errors: vec![(paper.degree(), own)] });
     for (index, (method, name)) in METHODS.into_iter().enumerate() {
-        let mut line = Vec::new();
+        let mut measurements = Vec::new();
         for degree in ALL_DEGREES {
             let fit = Fit::new(method, relu, degree, interval)?;
             let errors = fit.error_on_interval()?;
             rows.push(row(fit.to_string(), &method.to_string(), degree, &errors));
-            line.push((degree, errors));
+            measurements.push((degree, errors));
         }
-        measured.push((name.to_owned(), Stroke::of(index), line));
+        measured.push(Measured { name: name.to_owned(), stroke: Stroke::of(index), errors: measurements });
     }
     let drawing = svg((1000, 500), |area| {
-        let (head, body) = area.split_vertically(86);
+        let (head, body) = area.split_vertically(px(86));
         heading(&head, "Distance from ReLU on [\u{2212}4, 4] by degree", 17, (24, 28))?;
-        let entries: Vec<_> = measured.iter().map(|(name, stroke, _)| (*stroke, name.clone())).collect();
+        let entries: Vec<_> = measured.iter().map(|of| (of.stroke, of.name.clone())).collect();
         across(&head, &entries)?;
-        let panels: [(&str, fn(&FitErrors) -> f64); 2] =
-            [("largest error", |errors| errors.max_abs), ("root of the mean squared error", |errors| errors.rms)];
-        for (part, (title, value)) in body.split_evenly((1, 2)).iter().zip(panels) {
-            let lines = measured.iter().map(|(_, stroke, line)| Line {
-                stroke: *stroke,
-                points: line.iter().map(|(degree, errors)| (*degree as f64, value(errors).log10())).collect(),
+        let titles = ["largest error", "root of the mean squared error"];
+        for (place, (part, title)) in body.split_evenly((1, 2)).iter().zip(titles).enumerate() {
+            let value = |errors: &FitErrors| if place == 0 { errors.max_abs } else { errors.rms };
+            let lines = measured.iter().map(|of| Line {
+                stroke: of.stroke,
+                points: of.errors.iter().map(|(degree, errors)| (*degree as f64, value(errors).log10())).collect(),
                 band: Vec::new(),
                 marked: 1,
             });
@@ -190,7 +198,7 @@ fn across(head: &Area, entries: &[(Stroke, String)]) -> Result<(), FigureError> 
     let mut x = 24;
     for (stroke, name) in entries {
         legend_entry(head, SIZE, (x, 62), stroke, name)?;
-        x += 58 + width(name, SIZE) as i32;
+        x += 66 + width(name, SIZE)? as i32;
     }
     Ok(())
 }

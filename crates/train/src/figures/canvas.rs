@@ -1,11 +1,11 @@
 //! Panels of lines over a light grid, legends beside them, and the way from SVG to PNG.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use plotters::coord::Shift;
-use plotters::element::DashedPathElement;
 use plotters::coord::types::RangedCoordf64;
+use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use resvg::{tiny_skia, usvg};
@@ -14,8 +14,10 @@ use super::FigureError;
 
 /// The first family is the one that PNGs have; others see the SVG where it is not installed.
 const FONT: &str = "DejaVu Sans, Verdana, sans-serif";
-/// Dots of the PNG for a pixel of the SVG, along each side.
+/// Dots of the PNG for a pixel, along each side.
 const SCALE: f32 = 2.0;
+/// Plotters knows whole units only; a pixel has so many of them, lest curves have steps.
+const UNITS: u32 = 8;
 /// Plotters writes a font of size 1.24 as one of 1.
 const POINT: f64 = 1.24;
 
@@ -93,6 +95,15 @@ pub(super) struct Panel {
 
 pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
+/// Pixels in the units of the drawing.
+pub(super) fn px(pixels: u32) -> u32 {
+    pixels * UNITS
+}
+
+fn units(pixels: i32) -> i32 {
+    pixels * UNITS as i32
+}
+
 /// A drawing of `width` x `height` pixels as SVG.
 pub(super) fn svg(
     (width, height): (u32, u32),
@@ -100,25 +111,36 @@ pub(super) fn svg(
 ) -> Result<String, FigureError> {
     let mut drawing = String::new();
     {
-        let area = SVGBackend::with_string(&mut drawing, (width, height)).into_drawing_area();
+        let area = SVGBackend::with_string(&mut drawing, (px(width), px(height))).into_drawing_area();
         area.fill(&WHITE).map_err(failed)?;
         draw(&area)?;
         area.present().map_err(failed)?;
     }
-    Ok(drawing)
+    // Its size in pixels; the view box stays in units.
+    let whole = format!("<svg width=\"{}\" height=\"{}\"", px(width), px(height));
+    let body = drawing.strip_prefix(&whole).ok_or_else(|| failed("its first tag is not the expected one"))?;
+    Ok(format!("<svg width=\"{width}\" height=\"{height}\"{body}"))
 }
 
 fn failed(error: impl std::fmt::Display) -> FigureError {
     FigureError::Drawing(error.to_string())
 }
 
-/// The drawing in dots.
-pub(super) fn png(svg: &str) -> Result<Vec<u8>, FigureError> {
+static FONTS: LazyLock<Arc<usvg::fontdb::Database>> = LazyLock::new(|| {
     let mut fonts = usvg::fontdb::Database::new();
     fonts.load_font_data(dejavu::sans::regular().to_vec());
     fonts.load_font_data(dejavu::sans::bold().to_vec());
-    let options = usvg::Options { fontdb: Arc::new(fonts), ..Default::default() };
-    let tree = usvg::Tree::from_str(svg, &options).map_err(failed)?;
+    Arc::new(fonts)
+});
+
+fn tree(svg: &str) -> Result<usvg::Tree, FigureError> {
+    let options = usvg::Options { fontdb: Arc::clone(&FONTS), ..Default::default() };
+    usvg::Tree::from_str(svg, &options).map_err(failed)
+}
+
+/// The drawing in dots.
+pub(super) fn png(svg: &str) -> Result<Vec<u8>, FigureError> {
+    let tree = tree(svg)?;
     let size = tree.size().to_int_size().scale_by(SCALE).ok_or_else(|| failed("its size is zero"))?;
     let mut dots =
         tiny_skia::Pixmap::new(size.width(), size.height()).ok_or_else(|| failed("it is too large for a PNG"))?;
@@ -135,20 +157,31 @@ pub(super) fn text(
     (x, y): (i32, i32),
     place: (HPos, VPos),
 ) -> Result<(), FigureError> {
-    let style = (FONT, f64::from(size) * POINT).into_font().color(&color).pos(Pos::new(place.0, place.1));
-    area.draw(&Text::new(text.to_owned(), (x, y), style)).map_err(failed)
+    let style = (FONT, font_size(size)).into_font().color(&color).pos(Pos::new(place.0, place.1));
+    area.draw(&Text::new(text.to_owned(), (units(x), units(y)), style)).map_err(failed)
 }
 
 /// The same in bold, from its left end.
 pub(super) fn heading(area: &Area, text: &str, size: u32, (x, y): (i32, i32)) -> Result<(), FigureError> {
-    let font = FontDesc::new(FontFamily::Name(FONT), f64::from(size) * POINT, FontStyle::Bold);
+    let font = FontDesc::new(FontFamily::Name(FONT), font_size(size), FontStyle::Bold);
     let style = font.color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
-    area.draw(&Text::new(text.to_owned(), (x, y), style)).map_err(failed)
+    area.draw(&Text::new(text.to_owned(), (units(x), units(y)), style)).map_err(failed)
 }
 
-/// Width of a text in pixels, no less than what the font takes for usual ones.
-pub(super) fn width(text: &str, size: u32) -> u32 {
-    (text.chars().count() as f64 * f64::from(size) * 0.62).ceil() as u32
+fn font_size(pixels: u32) -> f64 {
+    f64::from(px(pixels)) * POINT
+}
+
+/// Width of a text in pixels.
+pub(super) fn width(text: &str, size: u32) -> Result<u32, FigureError> {
+    let mut drawing = String::new();
+    {
+        let area = SVGBackend::with_string(&mut drawing, (1, 1)).into_drawing_area();
+        let style = (FONT, f64::from(size) * POINT).into_font().color(&INK);
+        area.draw(&Text::new(text.to_owned(), (0, 0), style)).map_err(failed)?;
+        area.present().map_err(failed)?;
+    }
+    Ok(tree(&drawing)?.root().abs_bounding_box().right().max(0.0).ceil() as u32)
 }
 
 /// A short line in the middle of which is the marker, and the name 40 pixels right of `x`.
@@ -159,51 +192,61 @@ pub(super) fn legend_entry(
     stroke: &Stroke,
     name: &str,
 ) -> Result<(), FigureError> {
-    let path = (0..=30).map(|step| (x + step, y)).collect::<Vec<_>>();
-    let style = stroke.color.stroke_width(stroke.width);
-    if stroke.dashed {
-        area.draw(&DashedPathElement::new(path, 6, 4, style)).map_err(failed)?;
-    } else {
-        area.draw(&PathElement::new(path, style)).map_err(failed)?;
-    }
-    mark(area, stroke, (x + 15, y))?;
+    draw_line(area, stroke, vec![(units(x), units(y)), (units(x + 30), units(y))])?;
+    mark(area, stroke, (units(x + 15), units(y)))?;
     text(area, name, size, INK, (x + 40, y), (HPos::Left, VPos::Center))
 }
 
-/// Pixels around the plot of a panel: above, right, below, left.
-const MARGINS: (u32, u32, u32, u32) = (40, 18, 52, 66);
+/// Along a line, whole or in dashes.
+fn draw_line(area: &Area, stroke: &Stroke, path: Vec<(i32, i32)>) -> Result<(), FigureError> {
+    let style = stroke.color.stroke_width(px(stroke.width));
+    if stroke.dashed {
+        area.draw(&DashedPathElement::new(path, px(6), px(4), style)).map_err(failed)
+    } else {
+        area.draw(&PathElement::new(path, style)).map_err(failed)
+    }
+}
+
+/// Pixels around the plot of a panel: below the title or the area's end, right, below, left.
+const ABOVE: u32 = 40;
+const ABOVE_UNTITLED: u32 = 14;
+const RIGHT: u32 = 18;
+const BELOW: u32 = 54;
+const LEFT: u32 = 70;
 const LABEL: u32 = 12;
 
 pub(super) fn panel(area: &Area, panel: &Panel) -> Result<(), FigureError> {
-    let (above, right, below, left) = MARGINS;
-    let plot = area.margin(above, below, left, right);
+    let above = if panel.title.is_empty() { ABOVE_UNTITLED } else { ABOVE };
+    let plot = area.margin(px(above), px(BELOW), px(LEFT), px(RIGHT));
     let (columns, rows) = plot.dim_in_pixel();
+    let (columns, rows) = (columns as i32, rows as i32);
     let coordinates = Cartesian2d::<RangedCoordf64, RangedCoordf64>::new(
         panel.x.range.clone(),
         panel.y.range.clone(),
-        (0..columns as i32, rows as i32..0),
+        (0..columns, rows..0),
     );
     let at = |x: f64, y: f64| coordinates.translate(&(x, y));
-    heading(area, &panel.title, 14, (left as i32, above as i32 / 2))?;
-    for (x, label) in &panel.x.ticks {
+    // Labels lie outside of the plot, which draws nothing there.
+    let label = |text: &str, (x, y): (i32, i32), place: (HPos, VPos), turn: FontTransform| {
+        let style = (FONT, font_size(LABEL)).into_font().transform(turn).color(&INK).pos(Pos::new(place.0, place.1));
+        let corner = (px(LEFT) as i32, px(above) as i32);
+        area.draw(&Text::new(text.to_owned(), (corner.0 + x, corner.1 + y), style)).map_err(failed)
+    };
+    heading(area, &panel.title, 14, (LEFT as i32, above as i32 / 2))?;
+    let grid = GRID.stroke_width(px(1));
+    for (x, text) in &panel.x.ticks {
         let (column, _) = at(*x, panel.y.range.start);
-        plot.draw(&PathElement::new([(column, 0), (column, rows as i32)], GRID)).map_err(failed)?;
-        text(&plot, label, LABEL, INK, (column, rows as i32 + 7), (HPos::Center, VPos::Top))?;
+        plot.draw(&PathElement::new([(column, 0), (column, rows)], grid)).map_err(failed)?;
+        label(text, (column, rows + units(7)), (HPos::Center, VPos::Top), FontTransform::None)?;
     }
-    for (y, label) in &panel.y.ticks {
+    for (y, text) in &panel.y.ticks {
         let (_, row) = at(panel.x.range.start, *y);
-        plot.draw(&PathElement::new([(0, row), (columns as i32, row)], GRID)).map_err(failed)?;
-        text(&plot, label, LABEL, INK, (-8, row), (HPos::Right, VPos::Center))?;
+        plot.draw(&PathElement::new([(0, row), (columns, row)], grid)).map_err(failed)?;
+        label(text, (units(-8), row), (HPos::Right, VPos::Center), FontTransform::None)?;
     }
-    let below = (columns as i32 / 2, rows as i32 + 34);
-    text(&plot, &panel.x.name, LABEL, INK, below, (HPos::Center, VPos::Center))?;
-    let style = (FONT, f64::from(LABEL) * POINT).into_font().transform(FontTransform::Rotate270).color(&INK);
-    let name = Text::new(
-        panel.y.name.clone(),
-        (14 - left as i32, rows as i32 / 2),
-        style.pos(Pos::new(HPos::Center, VPos::Center)),
-    );
-    plot.draw(&name).map_err(failed)?;
+    let middle = (HPos::Center, VPos::Center);
+    label(&panel.x.name, (columns / 2, rows + units(36)), middle, FontTransform::None)?;
+    label(&panel.y.name, (units(16 - LEFT as i32), rows / 2), middle, FontTransform::Rotate270)?;
     for line in &panel.lines {
         let forth = line.band.iter().map(|(x, from, _)| at(*x, *from));
         let back = line.band.iter().rev().map(|(x, _, to)| at(*x, *to));
@@ -213,39 +256,37 @@ pub(super) fn panel(area: &Area, panel: &Panel) -> Result<(), FigureError> {
         }
     }
     for line in &panel.lines {
-        let style = line.stroke.color.stroke_width(line.stroke.width);
         for piece in within(&line.points, &panel.y.range) {
-            let path: Vec<_> = piece.into_iter().map(|(x, y)| at(x, y)).collect();
-            if line.stroke.dashed {
-                plot.draw(&DashedPathElement::new(path, 6, 4, style)).map_err(failed)?;
-            } else {
-                plot.draw(&PathElement::new(path, style)).map_err(failed)?;
-            }
+            draw_line(&plot, &line.stroke, piece.into_iter().map(|(x, y)| at(x, y)).collect())?;
         }
         let inside = |(_, y): &&(f64, f64)| panel.y.range.start <= *y && *y <= panel.y.range.end;
         for (x, y) in line.points.iter().step_by(line.marked.max(1)).filter(inside) {
             mark(&plot, &line.stroke, at(*x, *y))?;
         }
     }
-    let frame = Rectangle::new([(0, 0), (columns as i32, rows as i32)], GREY);
-    plot.draw(&frame).map_err(failed)
+    let corners = [(0, 0), (columns, 0), (columns, rows), (0, rows), (0, 0)];
+    plot.draw(&PathElement::new(corners, GREY.stroke_width(px(1)))).map_err(failed)
 }
 
+/// A marker at a place in units.
 fn mark(area: &Area, stroke: &Stroke, at: (i32, i32)) -> Result<(), FigureError> {
     let fill = stroke.color.filled();
     let polygon = |corners: &[(i32, i32)]| {
-        Polygon::new(corners.iter().map(|(x, y)| (at.0 + x, at.1 + y)).collect::<Vec<_>>(), fill)
+        let corners = corners.iter().map(|(x, y)| (at.0 + units(*x), at.1 + units(*y)));
+        Polygon::new(corners.collect::<Vec<_>>(), fill)
     };
+    let radius = px(4);
+    let outline = stroke.color.stroke_width(px(2));
     match stroke.marker {
         Marker::None => Ok(()),
-        Marker::Circle => area.draw(&Circle::new(at, 4, fill)),
+        Marker::Circle => area.draw(&Circle::new(at, radius, fill)),
         Marker::Square => area.draw(&polygon(&[(-4, -4), (4, -4), (4, 4), (-4, 4)])),
         Marker::Triangle => area.draw(&polygon(&[(0, -5), (5, 4), (-5, 4)])),
         Marker::Diamond => area.draw(&polygon(&[(0, -6), (5, 0), (0, 6), (-5, 0)])),
-        Marker::Cross => area.draw(&Cross::new(at, 4, stroke.color.stroke_width(2))),
+        Marker::Cross => area.draw(&Cross::new(at, radius, outline)),
         Marker::Ring => area
-            .draw(&Circle::new(at, 4, WHITE.filled()))
-            .and_then(|()| area.draw(&Circle::new(at, 4, stroke.color.stroke_width(2)))),
+            .draw(&Circle::new(at, radius, WHITE.filled()))
+            .and_then(|()| area.draw(&Circle::new(at, radius, outline))),
     }
     .map_err(failed)
 }
