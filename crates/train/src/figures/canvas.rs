@@ -60,10 +60,11 @@ pub(super) struct Stroke {
 }
 
 impl Stroke {
-    /// One of many: by colour and marker, and dashed from the seventh on.
+    /// One of many: by colour and marker, dashed from the seventh on, with other markers from the thirteenth on.
     pub fn of(index: usize) -> Self {
         let place = index % COLORS.len();
-        Stroke { color: COLORS[place], width: 2, dashed: index / COLORS.len() % 2 == 1, marker: MARKERS[place] }
+        let marker = MARKERS[(place + index / (2 * COLORS.len())) % MARKERS.len()];
+        Stroke { color: COLORS[place], width: 2, dashed: index / COLORS.len() % 2 == 1, marker }
     }
 }
 
