@@ -128,6 +128,14 @@ pub(crate) struct ProtectFlags {
     #[arg(long, value_enum, default_value_t = InputMode::Encrypted)]
     pub input: InputMode,
     /// A polynomial in the place of an activation, as in relu=x2+2x; may be repeated
+    ///
+    /// The polynomial is none (x), square, x2+2x, a sum like 0.5x^2+x-1, poly:c0,c1,c2,… (lowest power first), or a fit:
+    /// METHOD(FUNCTION,DEGREE,LO,HI), as in relu=chebyshev(relu,4,-4,4). Without FUNCTION it is the activation itself
+    /// that is fitted: relu=chebyshev(4,-4,4). The polynomial is near the function from LO to HI only: these should be
+    /// the values that the activation gets. Methods: taylor (around the middle), chebyshev, least-squares, normal (least
+    /// squares for values that are distributed normally, four standard deviations from the middle to HI), integral (of the
+    /// derivative's least squares). Functions: relu, relu6, leakyrelu or leakyrelu:SLOPE, elu, selu, celu, softplus,
+    /// softsign, sigmoid, hardsigmoid, tanh, gelu, swish, hardswish, mish, thresholdedrelu, abs, exp. Degrees: 1 to 32
     #[arg(long = "activation", value_name = "ACTIVATION=POLYNOMIAL")]
     pub activations: Vec<Substitutions>,
     /// Samples to take the ranges from, and to measure what replaced activations cost

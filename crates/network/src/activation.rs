@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fit::{Fit, FitError, ScalarFunction};
 use crate::polynomial::{ParsePolynomialError, Polynomial};
 
 macro_rules! kinds {
@@ -48,6 +49,17 @@ kinds! {
 }
 
 impl ActivationKind {
+    /// All kinds.
+    pub fn all() -> impl Iterator<Item = ActivationKind> {
+        Self::ALL.iter().map(|(kind, _)| *kind)
+    }
+
+    /// Its value at `x`, with the parameters that ONNX takes when a network names none; `None` for kinds whose weights
+    /// or bounds each network brings itself, and for [`Other`](Self::Other).
+    pub fn eval(&self, x: f64) -> Option<f64> {
+        ScalarFunction::try_from(*self).ok().map(|function| function.eval(x))
+    }
+
     /// The kind of a single ONNX operator of one operand, `None` if it is no activation.
     pub(crate) fn of_op(op: &str) -> Option<Self> {
         Some(match op {
@@ -154,7 +166,8 @@ impl fmt::Display for Activation {
 
 /// Polynomials to use in the place of activations inside the protected chain.
 ///
-/// As text: `relu=x2+2x`, several separated by semicolons or spaces.
+/// As text: `relu=x2+2x`, several separated by semicolons or spaces. The right side may be a [`Fit`], as in
+/// `relu=chebyshev(relu,4,-4,4)`; without a function it is the left side that is fitted: `relu=chebyshev(4,-4,4)`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Substitutions(BTreeMap<ActivationKind, Polynomial>);
 
@@ -207,8 +220,11 @@ pub enum ParseSubstitutionsError {
     )]
     UnknownActivation(String),
     /// The right side is no polynomial.
-    #[error(transparent)]
+    #[error("{0}, or a fit like chebyshev(4,-4,4)")]
     Polynomial(#[from] ParsePolynomialError),
+    /// The right side is a fit that cannot be made.
+    #[error(transparent)]
+    Fit(#[from] FitError),
 }
 
 impl FromStr for Substitutions {
@@ -216,10 +232,22 @@ impl FromStr for Substitutions {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut substitutions = Self::default();
-        for part in text.split(|c: char| c == ';' || c.is_whitespace()).filter(|part| !part.is_empty()) {
+        // Spaces within parentheses separate a fit's arguments.
+        let mut inside = false;
+        let separator = |c: char| {
+            inside = (inside || c == '(') && c != ')';
+            c == ';' || c.is_whitespace() && !inside
+        };
+        for part in text.split(separator).filter(|part| !part.is_empty()) {
             let (kind, polynomial) =
                 part.split_once('=').ok_or_else(|| ParseSubstitutionsError::NotAPair(part.to_owned()))?;
-            substitutions.insert(kind.parse()?, polynomial.parse()?);
+            let kind = kind.parse()?;
+            let polynomial = if polynomial.contains('(') {
+                Fit::parse_for(kind, polynomial)?.polynomial()?
+            } else {
+                polynomial.parse()?
+            };
+            substitutions.insert(kind, polynomial);
         }
         Ok(substitutions)
     }
@@ -239,11 +267,26 @@ mod tests {
     }
 
     #[test]
+    fn fits_stand_on_the_right_side() {
+        let full: Substitutions = "relu=chebyshev(relu, 4, -4, 4);tanh=square".parse().unwrap();
+        let short: Substitutions = "relu=chebyshev(4,-4,4) tanh=square".parse().unwrap();
+        assert_eq!(full, short);
+        assert_eq!(full.iter().count(), 2);
+        assert_eq!(full.get(ActivationKind::Relu).unwrap().degree(), 4);
+        assert_eq!(full.to_string().parse::<Substitutions>().unwrap(), full);
+        let other: Substitutions = "gelu=chebyshev(relu,4,-4,4)".parse().unwrap();
+        assert_eq!(other.get(ActivationKind::Gelu), full.get(ActivationKind::Relu));
+    }
+
+    #[test]
     fn bad_substitutions_say_what_to_write() {
         for (text, part) in [
             ("relu", "write ACTIVATION=POLYNOMIAL"),
             ("rellu=square", "'rellu' is not an activation"),
-            ("relu=cube", "'cube' is not a polynomial"),
+            ("relu=cube", "or a sum like 0.5x^2+x-1, or a fit like chebyshev(4,-4,4)"),
+            ("relu=chebyshev(4,-4)", "write METHOD(FUNCTION,DEGREE,LO,HI)"),
+            ("relu=remez(4,-4,4)", "'remez' is not a way to fit"),
+            ("clip=chebyshev(4,-4,4)", "clip is not one function"),
         ] {
             let error = text.parse::<Substitutions>().unwrap_err().to_string();
             assert!(error.contains(part), "{error}");

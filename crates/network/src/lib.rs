@@ -9,6 +9,7 @@
 mod activation;
 mod chain;
 mod error;
+pub mod fit;
 mod graph;
 mod layers;
 mod polynomial;
@@ -19,6 +20,7 @@ mod split;
 pub use activation::{Activation, ActivationKind, ParseSubstitutionsError, Substitutions};
 pub use chain::{Chain, Dense, LayerTrace};
 pub use error::NetworkError;
+pub use fit::{Fit, FitError, FitErrors, FitMethod, Interval, ScalarFunction};
 pub use graph::{Constant, Graph, Node};
 pub use layers::LayerInfo;
 pub use polynomial::{MAX_DEGREE, ParsePolynomialError, Polynomial};

@@ -15,6 +15,7 @@ mod checkpoint;
 pub mod data;
 mod error;
 mod export;
+pub mod figures;
 mod import;
 mod model;
 mod ops;
