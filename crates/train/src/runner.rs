@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use crate::error::TrainError;
 use crate::model::{Activation, Array, Model, Node, Op, Order, Shape, Source};
-use crate::ops::{Apply, BatchNorm, Conv, Evaluate, Pool, global_mean};
+use crate::ops::{Apply, BatchNorm, Conv, Curve, Pool, global_mean};
 
 /// How much of the running statistics of a batch norm stays at each step.
 const MOMENTUM: f32 = 0.9;
@@ -112,6 +112,8 @@ impl Runner {
         let nodes = self.model.nodes.clone();
         let last_use = last_uses(&nodes);
         let mut values: Vec<Option<Tensor>> = Vec::with_capacity(nodes.len());
+        // Activations that were computed together with the norm before them.
+        let mut fused: Vec<usize> = Vec::new();
         for (index, node) in nodes.iter().enumerate() {
             let operand = |at: usize| match node.inputs.get(at) {
                 Some(Source::Input) => Ok(input.clone()),
@@ -122,6 +124,13 @@ impl Runner {
             look(node, &x)?;
             let result = match &node.op {
                 Op::Add => (x + operand(1)?)?,
+                // A norm computed it already.
+                Op::Activation(_) if fused.contains(&index) => x,
+                Op::BatchNorm { epsilon } if training.is_some() => {
+                    let follower = only_reader(&nodes, index).filter(|(_, node)| matches!(node.op, Op::Activation(_)));
+                    fused.extend(follower.map(|(at, _)| at));
+                    self.normalise(node, *epsilon, follower.map(|(_, node)| node), &x, training.as_deref())?
+                }
                 op => self.apply(node, op, &x, training.as_deref_mut())?,
             };
             values.push(Some(result));
@@ -159,30 +168,19 @@ impl Runner {
                 let product = x.matmul(&parameter("weight")?)?;
                 if *bias { product.broadcast_add(&parameter("bias")?)? } else { product }
             }
-            Op::BatchNorm { epsilon } if learning => {
-                let norm = BatchNorm::new(*epsilon);
-                let found = norm.found.clone();
-                let result = x.apply_op3(&parameter("scale")?, &parameter("bias")?, norm)?;
-                let found = found.lock().map(|found| found.clone()).unwrap_or_default();
-                self.follow(node, "mean", found.mean)?;
-                self.follow(node, "variance", found.variance)?;
-                result
-            }
             Op::BatchNorm { epsilon } => {
                 let deviation = (parameter("variance")? + f64::from(*epsilon))?.sqrt()?;
                 let factor = (parameter("scale")? / deviation)?;
                 let shift = (parameter("bias")? - (parameter("mean")? * &factor)?)?;
-                x.apply_op2(&Tensor::stack(&[shift, factor], 0)?, Evaluate::new())?
+                x.apply_op2(&Tensor::stack(&[shift, factor], 0)?, Apply(Curve::FREE))?
             }
             Op::Affine => {
                 let coefficients = Tensor::stack(&[parameter("bias")?, parameter("scale")?], 0)?;
-                x.apply_op2(&coefficients, Evaluate::new())?
+                x.apply_op2(&coefficients, Apply(Curve::FREE))?
             }
-            Op::Activation(Activation::Function(function)) => x.apply_op1(Apply(*function))?,
-            Op::Activation(Activation::Polynomial(_) | Activation::Learned { .. }) => {
-                let evaluate = training
-                    .map_or_else(Evaluate::new, |training| Evaluate { bound: training.bound, penalty: training.penalty });
-                x.apply_op2(&parameter("coefficients")?, evaluate)?
+            Op::Activation(activation) => {
+                let (curve, coefficients) = self.curve(node, activation, x, training.as_deref())?;
+                x.apply_op2(&coefficients, Apply(curve))?
             }
             Op::Pool { pooling, window } => x.apply_op1(Pool { pooling: *pooling, window: *window })?,
             Op::GlobalMean => global_mean(x)?,
@@ -194,6 +192,59 @@ impl Runner {
             },
             Op::Add => return Err(lost(node)),
         })
+    }
+
+    /// The curve of an activation, and its coefficients, `[powers, channels]`; a row of zeros for functions without.
+    fn curve(
+        &self,
+        node: &Node,
+        activation: &Activation,
+        x: &Tensor,
+        training: Option<&Training<'_>>,
+    ) -> Result<(Curve, Tensor), TrainError> {
+        if let Activation::Function(function) = activation {
+            let channels = x.dims().last().copied().unwrap_or_default();
+            return Ok((Curve::Function(*function), Tensor::zeros((1, channels), DType::F32, &Device::Cpu)?));
+        }
+        let coefficients = self.tensor(&format!("{}.coefficients", node.name)).ok_or_else(|| lost(node))?;
+        Ok(match training {
+            Some(training) => {
+                let curve = Curve::Polynomial { bound: training.bound, penalty: training.penalty };
+                (curve, coefficients.clone())
+            }
+            None => (Curve::FREE, coefficients.detach()),
+        })
+    }
+
+    /// A batch norm with the batch's statistics, and the activation behind it if it is given.
+    fn normalise(
+        &mut self,
+        node: &Node,
+        epsilon: f32,
+        activation: Option<&Node>,
+        x: &Tensor,
+        training: Option<&Training<'_>>,
+    ) -> Result<Tensor, TrainError> {
+        let row = |part: &str| {
+            let tensor = self.tensor(&format!("{}.{part}", node.name)).ok_or_else(|| lost(node))?;
+            Ok::<_, TrainError>(tensor.unsqueeze(0)?)
+        };
+        let mut rows = vec![row("scale")?, row("bias")?];
+        let mut curve = Curve::Identity;
+        if let Some(follower) = activation
+            && let Op::Activation(activation) = &follower.op
+        {
+            let (found, coefficients) = self.curve(follower, activation, x, training)?;
+            curve = found;
+            rows.push(coefficients);
+        }
+        let norm = BatchNorm::new(epsilon, curve);
+        let found = norm.found.clone();
+        let result = x.apply_op2(&Tensor::cat(&rows, 0)?, norm)?;
+        let found = found.lock().map(|found| found.clone()).unwrap_or_default();
+        self.follow(node, "mean", found.mean)?;
+        self.follow(node, "variance", found.variance)?;
+        Ok(result)
     }
 
     /// Moves a running statistic towards what a batch showed.
@@ -219,6 +270,12 @@ fn is_trained(model: &Model, name: &str) -> bool {
         Some(Op::Affine) | None => false,
         Some(_) => true,
     }
+}
+
+/// The operator that reads this one's result, if there is just one.
+fn only_reader(nodes: &[Node], index: usize) -> Option<(usize, &Node)> {
+    let mut readers = nodes.iter().enumerate().filter(|(_, node)| node.inputs.contains(&Source::Node(index)));
+    readers.next().filter(|_| readers.next().is_none())
 }
 
 /// For each operator the last one that reads it.

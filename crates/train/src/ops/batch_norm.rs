@@ -1,11 +1,12 @@
-//! Batch normalisation with the statistics of the batch.
+//! Batch normalisation with the statistics of the batch, and the function that follows it: one pass over memory less each way.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{ROWS, operand, read, vectorised};
+use super::curve::{Curve, Drawn};
+use super::{ROWS, operand, read, total, vectorised};
 
 /// Mean and variance of each channel.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -15,16 +16,18 @@ pub(crate) struct Statistics {
     pub variance: Vec<f32>,
 }
 
-/// Normalises values whose last axis is the channel, then `scale x + bias`.
+/// Normalises values whose last axis is the channel, then `scale x + bias`, then a function of that. The second operand are
+/// the parameters, `[2 + powers, channels]`: scale, bias, the function's coefficients.
 pub(crate) struct BatchNorm {
-    pub epsilon: f32,
+    epsilon: f32,
+    curve: Curve,
     /// What the forward pass found.
     pub found: Arc<Mutex<Statistics>>,
 }
 
 impl BatchNorm {
-    pub fn new(epsilon: f32) -> Self {
-        BatchNorm { epsilon, found: Arc::default() }
+    pub fn new(epsilon: f32, curve: Curve) -> Self {
+        BatchNorm { epsilon, curve, found: Arc::default() }
     }
 
     fn statistics(&self) -> Statistics {
@@ -37,7 +40,7 @@ impl BatchNorm {
 }
 
 /// Mean and variance of each channel over all rows.
-pub(super) fn statistics(values: &[f32], channels: usize) -> Statistics {
+fn statistics(values: &[f32], channels: usize) -> Statistics {
     // Each piece about its own mean, so that a large mean costs no digits.
     let pieces: Vec<(usize, Vec<f32>, Vec<f32>)> = values
         .par_chunks(ROWS * channels)
@@ -76,7 +79,31 @@ pub(super) fn statistics(values: &[f32], channels: usize) -> Statistics {
     found
 }
 
-impl CustomOp3 for BatchNorm {
+/// What is done to each row: `x = factor value + shift`, then the curve.
+struct Line {
+    factor: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+impl Line {
+    /// From the parameters, channels wide, and the batch's statistics.
+    fn new(parameters: &[f32], inverse: &[f32], mean: &[f32]) -> Self {
+        let channels = mean.len();
+        let (scale, bias) = parameters.split_at(channels.min(parameters.len()));
+        let factor: Vec<f32> = inverse.iter().zip(scale).map(|(d, s)| d * s).collect();
+        let shift = bias.iter().zip(mean).zip(&factor).map(|((b, m), f)| b - m * f).collect();
+        Line { factor, shift }
+    }
+
+    #[inline(always)]
+    fn apply(&self, value: &[f32], x: &mut [f32]) {
+        for (((x, value), factor), shift) in x.iter_mut().zip(value).zip(&self.factor).zip(&self.shift) {
+            *x = value * factor + shift;
+        }
+    }
+}
+
+impl CustomOp2 for BatchNorm {
     fn name(&self) -> &'static str {
         "batch-norm"
     }
@@ -85,24 +112,21 @@ impl CustomOp3 for BatchNorm {
         &self,
         values: &CpuStorage,
         layout: &Layout,
-        scale: &CpuStorage,
-        scale_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
+        parameters: &CpuStorage,
+        parameters_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (values, scale, bias) =
-            (operand(values, layout)?, operand(scale, scale_layout)?, operand(bias, bias_layout)?);
-        let channels = scale.len();
+        let (_, channels) = parameters_layout.shape().dims2()?;
+        let (values, parameters) = (operand(values, layout)?, operand(parameters, parameters_layout)?);
         let found = statistics(values, channels);
-        let factor: Vec<f32> = self.inverse_deviations(&found).iter().zip(scale).map(|(d, s)| d * s).collect();
-        let shift: Vec<f32> = bias.iter().zip(&found.mean).zip(&factor).map(|((b, m), f)| b - m * f).collect();
+        let line = Line::new(parameters, &self.inverse_deviations(&found), &found.mean);
+        let drawn = Drawn::new(self.curve, channels, parameters.get(2 * channels..).unwrap_or_default(), values.len());
         let mut results = vec![0.0; values.len()];
         results.par_chunks_mut(ROWS * channels).zip(values.par_chunks(ROWS * channels)).for_each(|(result, value)| {
+            let mut x = vec![0.0; channels];
             vectorised(|| {
                 for (result, value) in result.chunks_exact_mut(channels).zip(value.chunks_exact(channels)) {
-                    for (((result, value), factor), shift) in result.iter_mut().zip(value).zip(&factor).zip(&shift) {
-                        *result = value * factor + shift;
-                    }
+                    line.apply(value, &mut x);
+                    drawn.forward(&x, result);
                 }
             });
         });
@@ -113,84 +137,77 @@ impl CustomOp3 for BatchNorm {
     fn bwd(
         &self,
         values: &Tensor,
-        scale: &Tensor,
-        bias: &Tensor,
+        parameters: &Tensor,
         _: &Tensor,
         gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let found = self.statistics();
-        let inverse = self.inverse_deviations(&found);
-        let channels = inverse.len();
-        let (results, scales, biases) = read(values, |values| {
-            read(scale, |scale| read(gradient, |g| Ok(gradients(values, g, scale, &found.mean, &inverse, channels))))
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (results, sums) = read(values, |values| {
+            read(parameters, |parameters| read(gradient, |gradient| Ok(self.gradients(values, parameters, gradient))))
         })?;
         let device = values.device();
         Ok((
             Some(Tensor::from_vec(results, values.shape(), device)?),
-            Some(Tensor::from_vec(scales, scale.shape(), device)?),
-            Some(Tensor::from_vec(biases, bias.shape(), device)?),
+            Some(Tensor::from_vec(sums, parameters.shape(), device)?),
         ))
     }
 }
 
-/// Gradients of the values, the scale and the bias.
-fn gradients(
-    values: &[f32],
-    gradient: &[f32],
-    scale: &[f32],
-    mean: &[f32],
-    inverse: &[f32],
-    channels: usize,
-) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let piece = ROWS * channels;
-    let sums: Vec<(Vec<f32>, Vec<f32>)> = values
-        .par_chunks(piece)
-        .zip(gradient.par_chunks(piece))
-        .map(|(values, gradient)| {
+impl BatchNorm {
+    /// Gradients of the values and of the parameters.
+    fn gradients(&self, values: &[f32], parameters: &[f32], gradient: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let found = self.statistics();
+        let inverse = self.inverse_deviations(&found);
+        let channels = inverse.len();
+        let piece = ROWS * channels;
+        let line = Line::new(parameters, &inverse, &found.mean);
+        let coefficients = parameters.get(2 * channels..).unwrap_or_default();
+        let drawn = Drawn::new(self.curve, channels, coefficients, values.len());
+        let mut results = vec![0.0; values.len()];
+        // First the gradient of x, and for each channel its sum, its sum with the deviation from the mean, and those of the coefficients.
+        let work = results.par_chunks_mut(piece).zip(values.par_chunks(piece)).zip(gradient.par_chunks(piece));
+        let pieces = work.map(|((result, values), gradient)| {
+            let mut sums = vec![0.0f32; parameters.len()];
+            let (mut x, mut power) = (vec![0.0; channels], vec![0.0; channels]);
             vectorised(|| {
-                let (mut plain, mut weighted) = (vec![0.0f32; channels], vec![0.0f32; channels]);
-                for (value, gradient) in values.chunks_exact(channels).zip(gradient.chunks_exact(channels)) {
-                    let sums = plain.iter_mut().zip(&mut weighted);
-                    for (((sums, value), gradient), mean) in sums.zip(value).zip(gradient).zip(mean) {
-                        *sums.0 += gradient;
-                        *sums.1 += gradient * (value - mean);
-                    }
-                }
-                (plain, weighted)
-            })
-        })
-        .collect();
-    let (mut scales, mut biases) = (Vec::with_capacity(channels), Vec::with_capacity(channels));
-    let rows = (values.len() / channels.max(1)).max(1) as f64;
-    // The gradient of the values is `factor g + slope x + offset`.
-    let (mut factors, mut slopes, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
-    for (channel, ((&inverse, &mean), &scale)) in inverse.iter().zip(mean).zip(scale).enumerate() {
-        let of = |list: &[f32]| f64::from(list.get(channel).copied().unwrap_or_default());
-        let plain: f64 = sums.iter().map(|(plain, _)| of(plain)).sum();
-        let weighted: f64 = sums.iter().map(|(_, weighted)| of(weighted)).sum();
-        let (inverse, mean, scale) = (f64::from(inverse), f64::from(mean), f64::from(scale));
-        scales.push((weighted * inverse) as f32);
-        biases.push(plain as f32);
-        let factor = scale * inverse;
-        let slope = -factor * weighted * inverse * inverse / rows;
-        factors.push(factor as f32);
-        slopes.push(slope as f32);
-        offsets.push((-factor * plain / rows - slope * mean) as f32);
-    }
-    let mut results = vec![0.0; values.len()];
-    results.par_chunks_mut(piece).zip(values.par_chunks(piece)).zip(gradient.par_chunks(piece)).for_each(
-        |((result, values), gradient)| {
-            vectorised(|| {
+                let (weighted, rest) = sums.split_at_mut(channels);
+                let (plain, powers) = rest.split_at_mut(channels);
                 let rows = result.chunks_exact_mut(channels).zip(values.chunks_exact(channels));
                 for ((result, value), gradient) in rows.zip(gradient.chunks_exact(channels)) {
-                    let cells = result.iter_mut().zip(value).zip(gradient);
-                    for (((cell, factor), slope), offset) in cells.zip(&factors).zip(&slopes).zip(&offsets) {
-                        let ((result, value), gradient) = cell;
-                        *result = factor * gradient + slope * value + offset;
+                    line.apply(value, &mut x);
+                    drawn.backward(&x, gradient, result, powers, &mut power);
+                    let sums = plain.iter_mut().zip(&mut *weighted);
+                    for (((sums, result), value), mean) in sums.zip(&*result).zip(value).zip(&found.mean) {
+                        *sums.0 += result;
+                        *sums.1 += result * (value - mean);
                     }
                 }
             });
-        },
-    );
-    (results, scales, biases)
+            sums
+        });
+        let pieces: Vec<Vec<f32>> = pieces.collect();
+        let mut sums = total(&pieces, parameters.len());
+        // Then `factor g + slope value + offset`, which takes out what moves the mean and the deviation.
+        let rows = (values.len() / channels.max(1)).max(1) as f64;
+        let (mut slopes, mut offsets) = (Vec::with_capacity(channels), Vec::with_capacity(channels));
+        let (weighted, rest) = sums.split_at_mut(channels);
+        let lines = weighted.iter_mut().zip(rest.iter()).zip(inverse.iter().zip(&found.mean)).zip(&line.factor);
+        for (((weighted, plain), (inverse, mean)), factor) in lines {
+            let (inverse, mean, factor) = (f64::from(*inverse), f64::from(*mean), f64::from(*factor));
+            let slope = -factor * *weighted * inverse * inverse / rows;
+            slopes.push(slope as f32);
+            offsets.push((-factor * plain / rows - slope * mean) as f32);
+            *weighted *= inverse;
+        }
+        results.par_chunks_mut(piece).zip(values.par_chunks(piece)).for_each(|(result, values)| {
+            vectorised(|| {
+                for (result, value) in result.chunks_exact_mut(channels).zip(values.chunks_exact(channels)) {
+                    let cells = result.iter_mut().zip(value).zip(&line.factor);
+                    for ((((result, value), factor), slope), offset) in cells.zip(&slopes).zip(&offsets) {
+                        *result = factor * *result + slope * value + offset;
+                    }
+                }
+            });
+        });
+        (results, sums.into_iter().map(|sum| sum as f32).collect())
+    }
 }

@@ -6,17 +6,15 @@
 
 mod batch_norm;
 mod conv;
-mod function;
+mod curve;
 mod pool;
-mod polynomial;
 mod product;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
-pub(crate) use batch_norm::{BatchNorm, Statistics};
+pub(crate) use batch_norm::BatchNorm;
 pub(crate) use conv::Conv;
-pub(crate) use function::Apply;
-pub(crate) use polynomial::Evaluate;
+pub(crate) use curve::{Apply, Curve};
 pub(crate) use pool::{Pool, global_mean};
 
 /// Values of an operand, which must lie in one piece.
@@ -56,3 +54,14 @@ fn vectorised<R>(work: impl FnOnce() -> R) -> R {
 
 /// Rows that are worked on as one piece: small enough for the first cache, and the same whatever the number of threads.
 const ROWS: usize = 512;
+
+/// Sums of the pieces, in their order.
+fn total(pieces: &[Vec<f32>], length: usize) -> Vec<f64> {
+    let mut total = vec![0.0; length];
+    for piece in pieces {
+        for (total, sum) in total.iter_mut().zip(piece) {
+            *total += f64::from(*sum);
+        }
+    }
+    total
+}

@@ -1,9 +1,9 @@
 //! The Training Agent's command line; `subrosa train` hands over to it.
 
 mod arguments;
-mod memory;
 mod progress;
 mod report;
+mod setting;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,10 +19,12 @@ use subrosa_train::data::{self, DataSet};
 use subrosa_train::{Job, Model, TrainError};
 
 fn main() -> ExitCode {
-    memory::keep_large_buffers();
+    setting::keep_large_buffers();
     subrosa_terminal::main(|out| {
         let Arguments { flags, train } = subrosa_terminal::parse(std::env::args_os())?;
-        // Training is one long computation: the more threads the better.
+        if let Some(threads) = flags.threads {
+            setting::limit_candle_threads(threads);
+        }
         flags.start_threads()?;
         let mut terminal = Terminal::new(out, flags);
         run(&mut terminal, &train)
