@@ -35,6 +35,12 @@ pub(crate) struct HomeFlags {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// Trains a network that is made to be protected, or adapts one that is trained already (a program of its own: subrosa-train)
+    #[command(disable_help_flag = true)]
+    Train {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Shows a network's layers, what can be protected, what must be approximated and why
     Inspect {
         /// The network, an ONNX file

@@ -12,6 +12,7 @@ mod plan;
 mod protect;
 mod registry;
 mod samples;
+mod train;
 
 use arguments::{Arguments, Command};
 use std::ffi::OsString;
@@ -32,10 +33,15 @@ fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write) -> Re
     if let Command::Bench { what: arguments::Bench::Edge { arguments } } = command {
         return subrosa_edge::run(std::iter::once(OsString::from("subrosa-edge")).chain(arguments), out);
     }
+    if let Command::Train { arguments } = command {
+        return train::hand_over(&flags, arguments);
+    }
     flags.start_threads()?;
     let mut terminal = Terminal::new(out, flags);
     let terminal = &mut terminal;
     match command {
+        // Handed over above.
+        Command::Train { .. } => Ok(()),
         Command::Inspect { model } => inspect::inspect(terminal, &model),
         Command::Protect(wanted) => protect::protect(terminal, &home, &wanted),
         Command::Models => registry::models(terminal, &home),

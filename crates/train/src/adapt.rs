@@ -46,7 +46,9 @@ pub(crate) fn replace(
         ));
     }
     if pooling == Pooling::Max {
-        return Err(TrainError::Option("--from needs --pool mean or sum: no encryption can evaluate max pooling".into()));
+        return Err(TrainError::Option(
+            "--from needs --pool mean or sum: no encryption can evaluate max pooling".into(),
+        ));
     }
     let seen = observe(original, data)?;
     let mut model = Model { nodes: Vec::new(), ..original.clone() };
@@ -64,11 +66,17 @@ pub(crate) fn replace(
         let place = match (&node.op, seen) {
             (Op::Activation(Activation::Function(function)), Some(seen)) => {
                 let behind_norm = matches!(last_op(&model, &inputs), Some(Op::BatchNorm { .. }));
-                made.push(Replacement { layer: node.name.clone(), what: format!("{} becomes {}", function.name(), wording(choice)) });
+                made.push(Replacement {
+                    layer: node.name.clone(),
+                    what: format!("{} becomes {}", function.name(), wording(choice)),
+                });
                 activation(&mut model, node, inputs, *function, choice, seen, behind_norm, least)
             }
             (Op::Pool { pooling: Pooling::Max, window }, Some(seen)) => {
-                made.push(Replacement { layer: node.name.clone(), what: format!("max pooling becomes {}", if pooling == Pooling::Mean { "mean" } else { "sum" }) });
+                made.push(Replacement {
+                    layer: node.name.clone(),
+                    what: format!("max pooling becomes {}", if pooling == Pooling::Mean { "mean" } else { "sum" }),
+                });
                 model.push_from(node.name.clone(), Op::Pool { pooling, window: *window }, inputs);
                 let (scale, bias) = matched(seen, pooling, window.size[0] * window.size[1]);
                 let name = format!("{}-matched", node.name);
@@ -226,11 +234,19 @@ fn observe(model: &Model, data: &DataSet) -> Result<Vec<Option<Seen>>, TrainErro
             let Some(slot) = slot else { return Ok(()) };
             match &node.op {
                 Op::Activation(Activation::Function(_)) => {
-                    let seen = slot.get_or_insert_with(|| Seen { operands: Vec::new(), results: Vec::new(), means: Vec::new() });
+                    let seen = slot.get_or_insert_with(|| Seen {
+                        operands: Vec::new(),
+                        results: Vec::new(),
+                        means: Vec::new(),
+                    });
                     collect(&mut seen.operands, operand)?;
                 }
                 Op::Pool { pooling: Pooling::Max, window } => {
-                    let seen = slot.get_or_insert_with(|| Seen { operands: Vec::new(), results: Vec::new(), means: Vec::new() });
+                    let seen = slot.get_or_insert_with(|| Seen {
+                        operands: Vec::new(),
+                        results: Vec::new(),
+                        means: Vec::new(),
+                    });
                     for (pooling, list) in [(Pooling::Max, &mut seen.results), (Pooling::Mean, &mut seen.means)] {
                         let pooled = operand.apply_op1(crate::ops::Pool { pooling, window: *window })?;
                         collect(list, &pooled)?;

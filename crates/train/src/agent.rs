@@ -69,24 +69,26 @@ pub fn run(job: &Job, data: &DataSet, observer: &mut dyn Observer) -> Result<Out
     check(job, data)?;
     let (model, replaced) = match &job.adapt {
         Some((choice, pooling)) => {
-            let (model, replaced) =
-                adapt::replace(&job.model, data, choice, *pooling, job.schedule.least_coefficient)?;
+            let (model, replaced) = adapt::replace(&job.model, data, choice, *pooling, job.schedule.least_coefficient)?;
             (model, Some(replaced))
         }
         None => (job.model.clone(), None),
     };
-    let checkpoint = job.checkpoint.as_ref().map(|(path, resume)| {
-        (Checkpoint::new(path, format!("{}\n{:?}", job.description, job.schedule)), *resume)
-    });
+    let checkpoint = job
+        .checkpoint
+        .as_ref()
+        .map(|(path, resume)| (Checkpoint::new(path, format!("{}\n{:?}", job.description, job.schedule)), *resume));
     let state = match &checkpoint {
         Some((checkpoint, true)) => checkpoint.load()?,
         Some((checkpoint, false)) if checkpoint.exists() => {
-            return Err(checkpoint.wrong("an interrupted run left it; go on with --resume, or delete it to train from the beginning"));
+            return Err(checkpoint
+                .wrong("an interrupted run left it; go on with --resume, or delete it to train from the beginning"));
         }
         _ => None,
     };
     let resumed = state.as_ref().map_or(0, |state| state.log.len());
-    let mut keep = |state: &trainer::State| checkpoint.as_ref().map_or(Ok(()), |(checkpoint, _)| checkpoint.save(state));
+    let mut keep =
+        |state: &trainer::State| checkpoint.as_ref().map_or(Ok(()), |(checkpoint, _)| checkpoint.save(state));
     let teacher = job.adapt.is_some().then_some(&job.model);
     let trained = trainer::train(&model, teacher, data, &job.schedule, state, &mut keep, observer)?;
 
@@ -149,7 +151,8 @@ fn check(job: &Job, data: &DataSet) -> Result<(), TrainError> {
     }
     if data.train.labels.len() < 2 || data.validation.labels.is_empty() {
         return Err(TrainError::Data(
-            "too few samples to train on and to choose the best epoch by; give more, or a larger --validation share".into(),
+            "too few samples to train on and to choose the best epoch by; give more, or a larger --validation share"
+                .into(),
         ));
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use subrosa_network::Polynomial;
+use subrosa_network::{Fit, Polynomial};
 
 use crate::error::TrainError;
 use crate::model::{Activation, Array, Function, Input, Model, Op, Order, Pooling, Shape, Source, Window};
@@ -103,6 +103,11 @@ impl FromStr for Choice {
             "softplus" => function(Function::Softplus),
             "sigmoid" => function(Function::Sigmoid),
             "tanh" => function(Function::Tanh),
+            other if other.contains('(') => {
+                let fit: Fit = other.parse().map_err(|error| TrainError::Option(format!("'{text}': {error}")))?;
+                let polynomial = fit.polynomial().map_err(|error| TrainError::Option(format!("'{text}': {error}")))?;
+                Ok(Choice::Fixed(Activation::Polynomial(polynomial)))
+            }
             other => {
                 let polynomial: Polynomial = other.parse().map_err(|_| {
                     TrainError::Option(format!(
@@ -145,7 +150,13 @@ const EPSILON: f32 = 1e-3;
 ///
 /// # Errors
 /// An architecture for images on a table, images that are too small.
-pub fn build(recipe: &Recipe, shape: Shape, mean: &[f32], deviation: &[f32], classes: usize) -> Result<Model, TrainError> {
+pub fn build(
+    recipe: &Recipe,
+    shape: Shape,
+    mean: &[f32],
+    deviation: &[f32],
+    classes: usize,
+) -> Result<Model, TrainError> {
     let input = Input { name: "input".into(), shape, order: Order::Chw };
     let mut model = Model::new(input);
     model.push("normalise", Op::Affine);

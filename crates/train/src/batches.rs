@@ -48,7 +48,8 @@ pub(crate) fn varied(
     let moves: Vec<(bool, isize, isize)> = match augmentation {
         Some((Augmentation { flip, shift }, random)) => {
             let reach = i32::try_from(shift).unwrap_or(i32::MAX);
-            let by = |random: &mut ChaCha8Rng| if reach == 0 { 0 } else { random.random_range(-reach..=reach) as isize };
+            let by =
+                |random: &mut ChaCha8Rng| if reach == 0 { 0 } else { random.random_range(-reach..=reach) as isize };
             indices.iter().map(|_| (flip && random.random::<bool>(), by(random), by(random))).collect()
         }
         None => vec![(false, 0, 0); indices.len()],
@@ -60,9 +61,8 @@ pub(crate) fn varied(
                 for y in 0..height {
                     for x in 0..width {
                         let from_x = if flip { width - 1 - x } else { x };
-                        let place = |at: usize, by: isize, length: usize| {
-                            at.checked_add_signed(by).filter(|at| *at < length)
-                        };
+                        let place =
+                            |at: usize, by: isize, length: usize| at.checked_add_signed(by).filter(|at| *at < length);
                         let at = place(y, down, height).zip(place(from_x, right, width));
                         for channel in 0..channels {
                             let value = match at {

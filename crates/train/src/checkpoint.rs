@@ -118,7 +118,8 @@ impl Checkpoint {
             log: header.log,
         };
         for (name, view) in tensors.tensors() {
-            let values: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect();
+            let values: Vec<f32> =
+                view.data().as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect();
             let array = |values| Array { shape: view.shape().to_vec(), values };
             match name.split_once('/') {
                 Some(("now", name)) => drop(state.parameters.insert(name.to_owned(), array(values))),
@@ -142,8 +143,8 @@ fn moments<'a>(adam: &'a mut Adam, name: &str) -> &'a mut Moments {
 }
 
 /// Writes a file wholly or not at all.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let io = |source| TrainError::Io { path: path.display().to_string(), source };
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    let io = |source| TrainError::Unwritten { path: path.display().to_string(), source };
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".part");
     let part = path.with_file_name(name);

@@ -29,6 +29,16 @@ pub enum TrainError {
         /// What is wrong, and what to do.
         what: String,
     },
+    /// A checkpoint that cannot be written.
+    #[error(
+        "checkpoint {path} cannot be written: {source}\nmake room and go on with --resume: the epoch before is kept"
+    )]
+    Unwritten {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A file that cannot be written or read.
     #[error("{path}: {source}")]
     Io {

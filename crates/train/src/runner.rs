@@ -58,7 +58,10 @@ impl Runner {
                 constants.insert(format!("{}.coefficients", node.name), Tensor::new(rows, &Device::Cpu)?);
             }
             if let Op::Conv { filters, bias: false, .. } = &node.op {
-                constants.insert(format!("{}.bias", node.name), Tensor::from_vec(vec![0.0f32; *filters], *filters, &Device::Cpu)?);
+                constants.insert(
+                    format!("{}.bias", node.name),
+                    Tensor::from_vec(vec![0.0f32; *filters], *filters, &Device::Cpu)?,
+                );
             }
         }
         Ok(Runner { model: model.clone(), variables, constants })
@@ -297,8 +300,7 @@ fn last_uses(nodes: &[Node]) -> Vec<usize> {
 fn dropout_mask(x: &Tensor, rate: f32, random: &mut ChaCha8Rng) -> Result<Tensor, TrainError> {
     let kept = 1.0 / (1.0 - rate);
     let limit = (f64::from(rate) * f64::from(u32::MAX)) as u32;
-    let mask: Vec<f32> =
-        (0..x.elem_count()).map(|_| if random.random::<u32>() < limit { 0.0 } else { kept }).collect();
+    let mask: Vec<f32> = (0..x.elem_count()).map(|_| if random.random::<u32>() < limit { 0.0 } else { kept }).collect();
     Ok(Tensor::from_vec(mask, x.shape(), &Device::Cpu)?)
 }
 

@@ -159,7 +159,8 @@ pub(crate) fn train(
     let weights = class_weights(&data.train.labels, data.classes.len(), schedule.balance);
     for epoch in state.log.len() + 1..=schedule.epochs {
         let started = Instant::now();
-        let mut pass = Pass { runner: &mut runner, teacher: teacher.as_mut(), data, schedule, rules: &rules, weights: &weights };
+        let mut pass =
+            Pass { runner: &mut runner, teacher: teacher.as_mut(), data, schedule, rules: &rules, weights: &weights };
         let (loss, accuracy_train, learning_rate) = pass.run(epoch, &mut state.adam, observer)?;
         let seconds = started.elapsed().as_secs_f64();
         if !loss.is_finite() {

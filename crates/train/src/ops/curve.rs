@@ -185,7 +185,8 @@ impl CustomOp2 for Apply {
                 read(gradient, |gradient| {
                     let drawn = Drawn::new(self.0, channels, coefficients, values.len());
                     let piece = ROWS * channels;
-                    let work = results.par_chunks_mut(piece).zip(values.par_chunks(piece)).zip(gradient.par_chunks(piece));
+                    let work =
+                        results.par_chunks_mut(piece).zip(values.par_chunks(piece)).zip(gradient.par_chunks(piece));
                     let sums = work.map(|((result, values), gradient)| {
                         let (mut sums, mut power) = (vec![0.0; coefficients.len()], vec![0.0; channels]);
                         vectorised(|| {

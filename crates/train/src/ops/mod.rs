@@ -65,3 +65,6 @@ fn total(pieces: &[Vec<f32>], length: usize) -> Vec<f64> {
     }
     total
 }
+
+#[cfg(test)]
+mod tests;

@@ -121,31 +121,34 @@ impl CustomOp1 for Pool {
                         .par_chunks(sizes.image())
                         .zip(results.par_chunks(sizes.result()))
                         .zip(gradient.par_chunks(sizes.result()));
-                    found.par_chunks_mut(sizes.image()).zip(operands).for_each(|(found, ((image, result), gradient))| {
-                        let mut left = gradient.to_vec();
-                        vectorised(|| {
-                            sizes.pairs(|to, from, count| {
-                                let found = point_mut(found, from, channels).iter_mut();
-                                let left = point_mut(&mut left, to, channels);
-                                match self.pooling {
-                                    Pooling::Sum => found.zip(left).for_each(|(found, g)| *found += *g),
-                                    Pooling::Mean => {
-                                        let share = 1.0 / count as f32;
-                                        found.zip(left).for_each(|(found, g)| *found += share * *g);
-                                    }
-                                    // The first of equal values takes it all.
-                                    Pooling::Max => {
-                                        let cells = point(image, from, channels).iter().zip(point(result, to, channels));
-                                        for ((found, g), (value, largest)) in found.zip(left).zip(cells) {
-                                            let here = if value == largest { *g } else { 0.0 };
-                                            *found += here;
-                                            *g -= here;
+                    found.par_chunks_mut(sizes.image()).zip(operands).for_each(
+                        |(found, ((image, result), gradient))| {
+                            let mut left = gradient.to_vec();
+                            vectorised(|| {
+                                sizes.pairs(|to, from, count| {
+                                    let found = point_mut(found, from, channels).iter_mut();
+                                    let left = point_mut(&mut left, to, channels);
+                                    match self.pooling {
+                                        Pooling::Sum => found.zip(left).for_each(|(found, g)| *found += *g),
+                                        Pooling::Mean => {
+                                            let share = 1.0 / count as f32;
+                                            found.zip(left).for_each(|(found, g)| *found += share * *g);
+                                        }
+                                        // The first of equal values takes it all.
+                                        Pooling::Max => {
+                                            let cells =
+                                                point(image, from, channels).iter().zip(point(result, to, channels));
+                                            for ((found, g), (value, largest)) in found.zip(left).zip(cells) {
+                                                let here = if value == largest { *g } else { 0.0 };
+                                                *found += here;
+                                                *g -= here;
+                                            }
                                         }
                                     }
-                                }
+                                });
                             });
-                        });
-                    });
+                        },
+                    );
                     Ok(())
                 })
             })

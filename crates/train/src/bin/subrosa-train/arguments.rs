@@ -2,19 +2,43 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use subrosa_terminal::Flags;
 use subrosa_train::data::{Kind, Options};
 use subrosa_train::{Architecture, Augmentation, Choice, Pooling, Recipe, Schedule, TrainError};
 
 /// Trains a network that is made to be protected, or adapts one that is trained already
 #[derive(Parser)]
-#[command(name = "subrosa train", bin_name = "subrosa train", version, arg_required_else_help = true)]
+#[command(
+    name = "subrosa train",
+    bin_name = "subrosa train",
+    version,
+    arg_required_else_help = true,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub flags: Flags,
     #[command(flatten)]
-    pub train: TrainFlags,
+    pub train: Option<TrainFlags>,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What else there is.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Draws accuracy against epoch from the logs of trainings, and the approximations of ReLU, as SVG, PNG and CSV
+    Figures {
+        /// Folder of the logs: DATASET-relu-SEED.log.csv, DATASET-last-x2+2x-SEED.log.csv, DATASET-last-none-SEED.log.csv,
+        /// DATASET-quadratic-SEED.log.csv
+        #[arg(long, value_name = "DIR", default_value = "models/training")]
+        logs: PathBuf,
+        /// Folder for the figures
+        #[arg(long, value_name = "DIR", default_value = "docs/figures")]
+        out: PathBuf,
+    },
 }
 
 const DATA: &str = "Data";

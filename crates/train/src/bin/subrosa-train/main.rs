@@ -1,6 +1,7 @@
 //! The Training Agent's command line; `subrosa train` hands over to it.
 
 mod arguments;
+mod figures;
 mod progress;
 mod report;
 mod setting;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use arguments::{Arguments, Start, TrainFlags};
+use arguments::{Arguments, Command, Start, TrainFlags};
 use report::Report;
 use subrosa_terminal::{Failure, Terminal};
 use subrosa_train::data::{self, DataSet};
@@ -21,13 +22,17 @@ use subrosa_train::{Job, Model, TrainError};
 fn main() -> ExitCode {
     setting::keep_large_buffers();
     subrosa_terminal::main(|out| {
-        let Arguments { flags, train } = subrosa_terminal::parse(std::env::args_os())?;
+        let Arguments { flags, train, command } = subrosa_terminal::parse(std::env::args_os())?;
         if let Some(threads) = flags.threads {
             setting::limit_candle_threads(threads);
         }
         flags.start_threads()?;
         let mut terminal = Terminal::new(out, flags);
-        run(&mut terminal, &train)
+        match (command, train) {
+            (Some(Command::Figures { logs, out }), _) => figures::draw(&mut terminal, &logs, &out),
+            (None, Some(train)) => run(&mut terminal, &train),
+            (None, None) => Err(Failure::usage("nothing to train is given\nFor more information, try '--help'.")),
+        }
     })
 }
 
@@ -81,8 +86,7 @@ fn start(flags: &TrainFlags, data: &DataSet) -> Result<Model, TrainError> {
             subrosa_train::build(&recipe, data.shape, &normalisation.mean, &normalisation.deviation, data.classes.len())
         }
         Start::From(path) => {
-            let onnx = fs::read(path)
-                .map_err(|source| TrainError::Io { path: path.display().to_string(), source })?;
+            let onnx = fs::read(path).map_err(|source| TrainError::Io { path: path.display().to_string(), source })?;
             subrosa_train::from_onnx(&onnx)
         }
     }
@@ -100,7 +104,11 @@ impl Files {
     fn beside(out: &Path) -> Result<Self, Failure> {
         let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         if !folder.is_dir() {
-            return Err(Failure::usage(format!("--out {}: there is no folder {}; make it first", out.display(), folder.display())));
+            return Err(Failure::usage(format!(
+                "--out {}: there is no folder {}; make it first",
+                out.display(),
+                folder.display()
+            )));
         }
         if out.is_dir() || out.file_name().is_none() {
             return Err(Failure::usage(format!("--out {}: it is a folder; name a file in it", out.display())));
@@ -112,7 +120,8 @@ impl Files {
 
 /// Writes a file wholly or not at all.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| Failure::of(&TrainError::Io { path: path.display().to_string(), source: error });
+    let failed =
+        |error: std::io::Error| Failure::of(&TrainError::Io { path: path.display().to_string(), source: error });
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
     file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(failed)?;

@@ -58,7 +58,15 @@ pub(crate) struct Adapted {
 
 impl Report {
     /// From all there is.
-    pub fn of(flags: &TrainFlags, data: &DataSet, job: &Job, outcome: &Outcome, model: &Model, seconds: f64, threads: usize) -> Self {
+    pub fn of(
+        flags: &TrainFlags,
+        data: &DataSet,
+        job: &Job,
+        outcome: &Outcome,
+        model: &Model,
+        seconds: f64,
+        threads: usize,
+    ) -> Self {
         let trained: f64 = outcome.log.iter().map(|epoch| epoch.seconds).sum();
         let samples = outcome.log.len() * data.train.labels.len();
         let choice = |text: String| text.to_lowercase();
@@ -143,7 +151,8 @@ impl Report {
 
     /// The epochs as CSV.
     pub fn log_csv(&self) -> String {
-        let mut csv = String::from("epoch,seconds,learning_rate,loss,accuracy_train,accuracy_validation,accuracy_test\n");
+        let mut csv =
+            String::from("epoch,seconds,learning_rate,loss,accuracy_train,accuracy_validation,accuracy_test\n");
         for e in &self.log {
             let _ = writeln!(
                 csv,
@@ -156,19 +165,51 @@ impl Report {
 
     fn summary(&self) -> Vec<(&'static str, String)> {
         let mut rows = vec![
-            ("data", format!("{}: {} for training, {} for validation, {} for the test", self.dataset, self.train, self.validation, self.test)),
+            (
+                "data",
+                format!(
+                    "{}: {} for training, {} for validation, {} for the test",
+                    self.dataset, self.train, self.validation, self.test
+                ),
+            ),
             ("network", format!("{}, {} parameters", self.architecture, self.parameters)),
             ("activations", self.activation.clone()),
-            ("accuracy", format!("{} on the test, {} on validation", percent(self.accuracy_test), percent(self.accuracy_validation))),
-            ("mean over classes", format!("{} on the test, {} on validation", percent(self.balanced_accuracy_test), percent(self.balanced_accuracy_validation))),
+            (
+                "accuracy",
+                format!(
+                    "{} on the test, {} on validation",
+                    percent(self.accuracy_test),
+                    percent(self.accuracy_validation)
+                ),
+            ),
+            (
+                "mean over classes",
+                format!(
+                    "{} on the test, {} on validation",
+                    percent(self.balanced_accuracy_test),
+                    percent(self.balanced_accuracy_validation)
+                ),
+            ),
             ("epochs", format!("{}, of which the {}. was best on validation", self.epochs, self.best_epoch)),
-            ("time", format!("{}; {:.0} samples a second on {} threads", seconds(self.seconds), self.samples_per_second, self.threads)),
+            (
+                "time",
+                format!(
+                    "{}; {:.0} samples a second on {} threads",
+                    seconds(self.seconds),
+                    self.samples_per_second,
+                    self.threads
+                ),
+            ),
         ];
         if let Some(adapted) = &self.adapted {
             rows.push(("original", format!("{}: {} on the test", adapted.from, percent(adapted.accuracy_original))));
             rows.push((
                 "agrees with it",
-                format!("{} before training, {} after", percent(adapted.agreement_before), percent(adapted.agreement_after)),
+                format!(
+                    "{} before training, {} after",
+                    percent(adapted.agreement_before),
+                    percent(adapted.agreement_after)
+                ),
             ));
         }
         rows
@@ -181,7 +222,8 @@ impl Report {
             let _ = write!(page, "## {title}\n\n```text\n{}\n```\n\n", body.trim_end());
         };
         block(&mut page, "Result", &fields(&self.summary()));
-        let options: Vec<[String; 2]> = self.command.iter().map(|(name, value)| [name.clone(), value.clone()]).collect();
+        let options: Vec<[String; 2]> =
+            self.command.iter().map(|(name, value)| [name.clone(), value.clone()]).collect();
         block(&mut page, "How it was trained", &table(&options));
         if let Some(adapted) = &self.adapted {
             block(&mut page, "What was replaced", &adapted.replaced.join("\n"));
@@ -195,7 +237,8 @@ impl Report {
                 .collect();
             block(&mut page, "What the polynomials' operands range over", &table(&rows));
         }
-        let mut rows = vec![["epoch", "time", "learning rate", "loss", "training", "validation", "test"].map(str::to_owned)];
+        let mut rows =
+            vec![["epoch", "time", "learning rate", "loss", "training", "validation", "test"].map(str::to_owned)];
         rows.extend(self.log.iter().map(|e| {
             [
                 e.epoch.to_string(),
@@ -222,14 +265,20 @@ impl fmt::Display for Report {
 
 fn wording(op: &Op) -> String {
     match op {
-        Op::Conv { window, filters, .. } => format!("convolution {} x {}, {filters} filters", window.size[0], window.size[1]),
+        Op::Conv { window, filters, .. } => {
+            format!("convolution {} x {}, {filters} filters", window.size[0], window.size[1])
+        }
         Op::Dense { units, .. } => format!("fully connected, {units}"),
         Op::BatchNorm { .. } => "batch norm".into(),
         Op::Affine => "fixed scale and shift".into(),
         Op::Activation(Activation::Function(function)) => format!("{function:?}").to_lowercase(),
         Op::Activation(Activation::Polynomial(polynomial)) => polynomial.to_string(),
-        Op::Activation(Activation::Learned { degree, .. }) => format!("learned polynomial of degree {degree} for each channel"),
-        Op::Pool { pooling, window } => format!("{pooling:?} pooling {} x {}", window.size[0], window.size[1]).to_lowercase(),
+        Op::Activation(Activation::Learned { degree, .. }) => {
+            format!("learned polynomial of degree {degree} for each channel")
+        }
+        Op::Pool { pooling, window } => {
+            format!("{pooling:?} pooling {} x {}", window.size[0], window.size[1]).to_lowercase()
+        }
         Op::GlobalMean => "global mean".into(),
         Op::Flatten(_) => "flatten".into(),
         Op::Dropout { rate } => format!("dropout {rate}"),
