@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::bench::Peer;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use subrosa_terminal::Flags;
 use subrosa_train::data::{Kind, Options};
@@ -38,6 +39,15 @@ pub(crate) enum Command {
         /// Folder for the figures
         #[arg(long, value_name = "DIR", default_value = "docs/figures")]
         out: PathBuf,
+    },
+    /// Measures how fast this machine trains the paper's network, on random images
+    Bench {
+        /// Images in an epoch
+        #[arg(long, value_name = "N", default_value_t = 3200, value_parser = clap::value_parser!(u32).range(64..))]
+        samples: u32,
+        /// Have this train the same network first, in a Python that SUBROSA_PEER_PYTHON names
+        #[arg(long, value_enum)]
+        peer: Option<Peer>,
     },
 }
 

@@ -1,6 +1,7 @@
 //! The Training Agent's command line; `subrosa train` hands over to it.
 
 mod arguments;
+mod bench;
 mod figures;
 mod progress;
 mod report;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         let mut terminal = Terminal::new(out, flags);
         match (command, train) {
             (Some(Command::Figures { logs, out }), _) => figures::draw(&mut terminal, &logs, &out),
+            (Some(Command::Bench { samples, peer }), _) => bench::bench(&mut terminal, samples as usize, peer),
             (None, Some(train)) => run(&mut terminal, &train),
             (None, None) => Err(Failure::usage("nothing to train is given\nFor more information, try '--help'.")),
         }

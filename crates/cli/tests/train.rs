@@ -1,0 +1,38 @@
+//! `subrosa train` hands over to a program of its own.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)] // helpers outside #[test] functions fail tests too
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A copy of the program in a folder of its own, where nothing else is beside it.
+fn installed(folder: &Path) -> PathBuf {
+    let program = folder.join("subrosa");
+    fs::copy(env!("CARGO_BIN_EXE_subrosa"), &program).unwrap();
+    program
+}
+
+#[test]
+fn without_it_the_error_says_how_to_get_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(installed(folder.path())).args(["train", "--help"]).env("PATH", "").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("cargo build --release -p subrosa-train"), "{said}");
+    assert_eq!(said.lines().count(), 2, "{said}");
+}
+
+#[test]
+fn flags_and_exit_code_pass_through() {
+    let folder = tempfile::tempdir().unwrap();
+    let agent = folder.path().join("subrosa-train");
+    fs::write(&agent, "#!/bin/sh\necho \"$@\"\nexit 7\n").unwrap();
+    fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).unwrap();
+    let arguments = ["--json", "--threads", "2", "train", "--dataset", "csv", "--data", "a b", "--help", "-q"];
+    let output = Command::new(installed(folder.path())).args(arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(7));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "--json --threads 2 --dataset csv --data a b --help -q\n");
+    assert!(output.stderr.is_empty());
+}
