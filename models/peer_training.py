@@ -52,7 +52,7 @@ def tensorflow(quadratic):
     for filters in (32, 64):
         activated(model, layers.Conv2D(filters, 3, padding="same", use_bias=False))
         activated(model, layers.Conv2D(filters, 3, use_bias=False))
-        model.add(layers.AveragePooling2D() if quadratic else layers.MaxPooling2D())
+        model.add(layers.AveragePooling2D(2) if quadratic else layers.MaxPooling2D(2))
     model.add(layers.Flatten())
     activated(model, layers.Dense(512, use_bias=False))
     model.add(layers.Dense(10))

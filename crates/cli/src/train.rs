@@ -12,7 +12,8 @@ const PROGRAM: &str = "subrosa-train";
 /// Runs the Training Agent with these arguments and ends as it ends.
 pub(crate) fn hand_over(flags: &Flags, arguments: Vec<OsString>) -> Result<(), Failure> {
     let mut command = Command::new(program());
-    command.args(before(flags)).args(arguments);
+    // Behind them, since they may begin with a subcommand.
+    command.args(arguments).args(before(flags));
     match command.status() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(Failure::silent(code(status))),

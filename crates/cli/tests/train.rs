@@ -33,6 +33,6 @@ fn flags_and_exit_code_pass_through() {
     let arguments = ["--json", "--threads", "2", "train", "--dataset", "csv", "--data", "a b", "--help", "-q"];
     let output = Command::new(installed(folder.path())).args(arguments).output().unwrap();
     assert_eq!(output.status.code(), Some(7));
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "--json --threads 2 --dataset csv --data a b --help -q\n");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "--dataset csv --data a b --help -q --json --threads 2\n");
     assert!(output.stderr.is_empty());
 }

@@ -7,7 +7,7 @@ use crate::architectures::Choice;
 use crate::batches;
 use crate::data::DataSet;
 use crate::error::TrainError;
-use crate::model::{Activation, Array, Function, Model, Node, Op, Pooling, Shape, Source};
+use crate::model::{Activation, Array, Function, Model, Node, Op, Pooling, Source};
 use crate::runner::{Runner, input_tensor};
 
 /// Samples of the training part from which ranges are learned.
@@ -226,7 +226,7 @@ fn observe(model: &Model, data: &DataSet) -> Result<Vec<Option<Seen>>, TrainErro
     let order = batches::shuffled(count, &mut batches::random(0, 0, 3));
     let indices: Vec<usize> = order.into_iter().take(OBSERVED).collect();
     for indices in indices.chunks(128) {
-        let input = input_tensor(data.shape, batches::gather(&data.train, data.shape, indices))?;
+        let input = input_tensor(data.shape, batches::gather(&data.train, data.shape, &data.scaling, indices))?;
         let mut at = 0;
         runner.run(&input, None, |node, operand| {
             let slot = seen.get_mut(at);
@@ -278,12 +278,12 @@ fn collect(lists: &mut Vec<Vec<f32>>, values: &Tensor) -> Result<(), TrainError>
     Ok(())
 }
 
-/// The smallest and largest operand of each polynomial on samples, for the report.
-pub(crate) fn ranges(runner: &mut Runner, part: &crate::data::Part, shape: Shape) -> Result<Vec<Range>, TrainError> {
+/// The smallest and largest operand of each polynomial on training samples, for the report.
+pub(crate) fn ranges(runner: &mut Runner, data: &DataSet) -> Result<Vec<Range>, TrainError> {
     let mut found: Vec<Range> = Vec::new();
-    let indices: Vec<usize> = (0..part.labels.len().min(2048)).collect();
+    let indices: Vec<usize> = (0..data.train.len().min(2048)).collect();
     for indices in indices.chunks(128) {
-        let input = input_tensor(shape, batches::gather(part, shape, indices))?;
+        let input = input_tensor(data.shape, batches::gather(&data.train, data.shape, &data.scaling, indices))?;
         runner.run(&input, None, |node, operand| {
             if let Op::Activation(Activation::Polynomial(_) | Activation::Learned { .. }) = &node.op {
                 let low = f64::from(operand.detach().flatten_all()?.min(0)?.to_scalar::<f32>()?);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::adapt::{self, Range, Replacement};
 use crate::architectures::Choice;
 use crate::checkpoint::Checkpoint;
-use crate::data::{DataSet, Part};
+use crate::data::DataSet;
 use crate::error::TrainError;
 use crate::model::{Model, Pooling};
 use crate::runner::Runner;
@@ -65,7 +65,6 @@ pub struct Adapted {
 /// # Errors
 /// Networks that do not fit the data, checkpoints of another run, a loss that is no number, files that cannot be written.
 pub fn run(job: &Job, data: &DataSet, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
-    let classes = data.classes.len();
     check(job, data)?;
     let (model, replaced) = match &job.adapt {
         Some((choice, pooling)) => {
@@ -93,12 +92,12 @@ pub fn run(job: &Job, data: &DataSet, observer: &mut dyn Observer) -> Result<Out
     let trained = trainer::train(&model, teacher, data, &job.schedule, state, &mut keep, observer)?;
 
     let mut runner = Runner::new(&trained.model)?;
-    let validation = trainer::score(&mut runner, &data.validation, data.shape, classes)?;
-    let test = trainer::score(&mut runner, &data.test, data.shape, classes)?;
-    let ranges = adapt::ranges(&mut runner, &data.train, data.shape)?;
+    let validation = trainer::score(&mut runner, &data.validation, data)?;
+    let test = trainer::score(&mut runner, &data.test, data)?;
+    let ranges = adapt::ranges(&mut runner, data)?;
     let adapted = match replaced {
         Some(replaced) => {
-            let said = |model: &Model| trainer::score(&mut Runner::new(model)?, &data.test, data.shape, classes);
+            let said = |model: &Model| trainer::score(&mut Runner::new(model)?, &data.test, data);
             let (original, before) = (said(&job.model)?, said(&model)?);
             Some(Adapted {
                 replaced,
@@ -158,7 +157,16 @@ fn check(job: &Job, data: &DataSet) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// The label each network gives a part's samples: data without labels are trained on what the original says.
-pub fn labelled_by(model: &Model, data: &DataSet, part: &Part) -> Result<Vec<u32>, TrainError> {
-    Ok(trainer::score(&mut Runner::new(model)?, part, data.shape, data.classes.len())?.predictions)
+/// Labels samples that have none with what `model` says of them: data to adapt that model on.
+///
+/// # Errors
+/// Samples that it does not take.
+pub fn label(model: &Model, data: &mut DataSet) -> Result<(), TrainError> {
+    let mut runner = Runner::new(model)?;
+    let train = trainer::score(&mut runner, &data.train, data)?;
+    let validation = trainer::score(&mut runner, &data.validation, data)?;
+    let test = trainer::score(&mut runner, &data.test, data)?;
+    (data.train.labels, data.validation.labels, data.test.labels) =
+        (train.predictions, validation.predictions, test.predictions);
+    Ok(())
 }

@@ -129,8 +129,8 @@ impl FromStr for Choice {
 pub struct Recipe {
     /// The network.
     pub architecture: Architecture,
-    /// After every layer but the last.
-    pub activation: Choice,
+    /// After every layer but the last: one for all, or one for each in their order.
+    pub activations: Vec<Choice>,
     /// Before the last FC layer, if another one than elsewhere.
     pub last_activation: Option<Choice>,
     /// How feature maps shrink.
@@ -141,6 +141,34 @@ pub struct Recipe {
     pub dropout: f32,
     /// For the first values of the weights.
     pub seed: u64,
+}
+
+impl Recipe {
+    /// The activation of each layer but the last.
+    fn each_activation(&self) -> Result<Vec<Choice>, TrainError> {
+        let count = match &self.architecture {
+            Architecture::KerasCnn => 5,
+            Architecture::LeNet => 4,
+            Architecture::CryptoNets => 2,
+            Architecture::Residual => 7,
+            Architecture::Mlp(widths) => widths.len(),
+        };
+        let mut list = match self.activations.as_slice() {
+            [one] => vec![one.clone(); count],
+            several if several.len() == count => several.to_vec(),
+            several => {
+                return Err(TrainError::Option(format!(
+                    "{} has {count} activations, --activation lists {}: give one for all, or one for each",
+                    self.architecture,
+                    several.len()
+                )));
+            }
+        };
+        if let (Some(wanted), Some(last)) = (&self.last_activation, list.last_mut()) {
+            *last = wanted.clone();
+        }
+        Ok(list)
+    }
 }
 
 const EPSILON: f32 = 1e-3;
@@ -164,7 +192,8 @@ pub fn build(
     let bias = mean.iter().zip(&scale).map(|(m, s)| -m * s).collect();
     model.parameters.insert("normalise.scale".into(), Array { shape: vec![scale.len()], values: scale });
     model.parameters.insert("normalise.bias".into(), Array { shape: vec![mean.len()], values: bias });
-    let mut builder = Builder { recipe, model, count: 0 };
+    let activations = recipe.each_activation()?.into_iter();
+    let mut builder = Builder { recipe, model, count: 0, activations };
     match &recipe.architecture {
         Architecture::KerasCnn => {
             for filters in [32, 64] {
@@ -203,7 +232,7 @@ pub fn build(
         }
     }
     builder.dropout(recipe.dropout);
-    builder.last(classes);
+    builder.model.push("scores", Op::Dense { units: classes, bias: true });
     let Builder { mut model, .. } = builder;
     if let Err(TrainError::Model(why)) = model.shapes() {
         return Err(TrainError::Option(format!(
@@ -224,6 +253,8 @@ struct Builder<'a> {
     model: Model,
     /// Layers with weights so far.
     count: usize,
+    /// Those of the layers to come.
+    activations: std::vec::IntoIter<Choice>,
 }
 
 impl Builder<'_> {
@@ -253,10 +284,10 @@ impl Builder<'_> {
     }
 
     fn activate(&mut self, name: &str) {
-        let op = match &self.recipe.activation {
-            Choice::None => return,
-            Choice::Fixed(activation) => activation.clone(),
-            Choice::Quadratic => Activation::Learned { degree: 2, constant: false },
+        let op = match self.activations.next() {
+            Some(Choice::None) | None => return,
+            Some(Choice::Fixed(activation)) => activation,
+            Some(Choice::Quadratic) => Activation::Learned { degree: 2, constant: false },
         };
         self.model.push(format!("{name}-activation"), Op::Activation(op));
     }
@@ -298,25 +329,6 @@ impl Builder<'_> {
             self.model.push(format!("{name}-norm"), Op::BatchNorm { epsilon: EPSILON });
         }
         self.model.last()
-    }
-
-    /// The last activation becomes the one asked for, and the layer of the classes follows.
-    fn last(&mut self, classes: usize) {
-        if let Some(wanted) = &self.recipe.last_activation {
-            let activations = |node: &&mut crate::model::Node| matches!(node.op, Op::Activation(_));
-            let found = self.model.nodes.iter_mut().rfind(|node| activations(node));
-            match (wanted, found) {
-                (Choice::None, Some(node)) => {
-                    node.op = Op::Activation(Activation::Polynomial(Polynomial::identity()));
-                }
-                (Choice::Fixed(activation), Some(node)) => node.op = Op::Activation(activation.clone()),
-                (Choice::Quadratic, Some(node)) => {
-                    node.op = Op::Activation(Activation::Learned { degree: 2, constant: false });
-                }
-                (_, None) => {}
-            }
-        }
-        self.model.push("scores", Op::Dense { units: classes, bias: true });
     }
 }
 

@@ -5,7 +5,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use crate::data::{Part, Samples};
+use crate::data::{Part, Samples, Scaling};
 use crate::model::Shape;
 
 /// How images are varied while training.
@@ -31,15 +31,16 @@ pub(crate) fn shuffled(count: usize, random: &mut ChaCha8Rng) -> Vec<usize> {
     order
 }
 
-/// Values of the samples `indices`, pixels scaled to 0..1.
-pub(crate) fn gather(part: &Part, shape: Shape, indices: &[usize]) -> Vec<f32> {
-    varied(part, shape, indices, &[], None)
+/// Values of the samples `indices`, pixels scaled.
+pub(crate) fn gather(part: &Part, shape: Shape, scaling: &Scaling, indices: &[usize]) -> Vec<f32> {
+    varied(part, shape, scaling, indices, &[], None)
 }
 
 /// The same, images varied by `augmentation`; what comes in from outside is `outside`, for each channel.
 pub(crate) fn varied(
     part: &Part,
     shape: Shape,
+    scaling: &Scaling,
     indices: &[usize],
     outside: &[f32],
     augmentation: Option<(Augmentation, &mut ChaCha8Rng)>,
@@ -66,9 +67,12 @@ pub(crate) fn varied(
                         let at = place(y, down, height).zip(place(from_x, right, width));
                         for channel in 0..channels {
                             let value = match at {
-                                Some((line, column)) => {
-                                    one(samples, index * size + (line * width + column) * channels + channel)
-                                }
+                                Some((line, column)) => one(
+                                    samples,
+                                    scaling,
+                                    channel,
+                                    index * size + (line * width + column) * channels + channel,
+                                ),
                                 None => outside.get(channel).copied().unwrap_or_default(),
                             };
                             if let Some(to) = to.get_mut((y * width + x) * channels + channel) {
@@ -80,8 +84,11 @@ pub(crate) fn varied(
             }
             (Samples::Pixels(pixels), _) => {
                 let from = pixels.get(index * size..(index + 1) * size).unwrap_or_default();
-                for (to, from) in to.iter_mut().zip(from) {
-                    *to = f32::from(*from) / 255.0;
+                let channels = scaling.factor.len().max(1);
+                for (to, from) in to.chunks_mut(channels).zip(from.chunks(channels)) {
+                    for (channel, (to, from)) in to.iter_mut().zip(from).enumerate() {
+                        *to = scaling.of(channel, *from);
+                    }
                 }
             }
             (Samples::Values(values), _) => {
@@ -92,9 +99,9 @@ pub(crate) fn varied(
     values
 }
 
-fn one(samples: &Samples, index: usize) -> f32 {
+fn one(samples: &Samples, scaling: &Scaling, channel: usize, index: usize) -> f32 {
     match samples {
-        Samples::Pixels(pixels) => pixels.get(index).map_or(0.0, |p| f32::from(*p) / 255.0),
+        Samples::Pixels(pixels) => pixels.get(index).map_or(0.0, |pixel| scaling.of(channel, *pixel)),
         Samples::Values(values) => values.get(index).copied().unwrap_or_default(),
     }
 }

@@ -23,7 +23,7 @@ mod runner;
 mod trainer;
 
 pub use adapt::{Range, Replacement};
-pub use agent::{Adapted, Job, Outcome, forget, labelled_by, run};
+pub use agent::{Adapted, Job, Outcome, forget, label, run};
 pub use architectures::{Architecture, Choice, Recipe, build};
 pub use batches::Augmentation;
 pub use error::TrainError;

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::adam::{Adam, Step};
 use crate::batches::{self, Augmentation};
-use crate::data::{DataSet, Part};
+use crate::data::{DataSet, Part, Samples};
 use crate::error::TrainError;
-use crate::model::{Activation, Array, Model, Op, Shape};
+use crate::model::{Activation, Array, Model, Op};
 use crate::runner::{Runner, Training, input_tensor};
 
 /// How to train.
@@ -166,8 +166,8 @@ pub(crate) fn train(
         if !loss.is_finite() {
             return Err(TrainError::Diverged { epoch });
         }
-        let validation = score(&mut runner, &data.validation, data.shape, data.classes.len())?;
-        let test = score(&mut runner, &data.test, data.shape, data.classes.len())?;
+        let validation = score(&mut runner, &data.validation, data)?;
+        let test = score(&mut runner, &data.test, data)?;
         let row = Epoch {
             epoch,
             seconds,
@@ -224,11 +224,12 @@ impl Pass<'_> {
         let steps = (count / schedule.batch).max(1);
         let total = (steps * schedule.epochs) as f32;
         observer.begin(epoch, steps * schedule.batch.min(count));
+        let outside = outside(data);
         let (mut losses, mut right, mut seen, mut rate) = (0.0, 0, 0, 0.0);
         for (index, indices) in order.chunks(schedule.batch).take(steps).enumerate() {
             let augmentation = Some((schedule.augmentation, &mut vary))
                 .filter(|(augmentation, _)| *augmentation != Augmentation::default());
-            let values = batches::varied(&data.train, data.shape, indices, &data.normalisation.mean, augmentation);
+            let values = batches::varied(&data.train, data.shape, &data.scaling, indices, &outside, augmentation);
             let input = input_tensor(data.shape, values)?;
             let labels: Vec<u32> = indices.iter().filter_map(|i| data.train.labels.get(*i)).copied().collect();
             let mut training = Training { random: &mut drop, bound: schedule.bound, penalty: schedule.penalty };
@@ -320,6 +321,22 @@ impl Rules {
     }
 }
 
+/// What comes in beside a moved image: the mean of its channel.
+fn outside(data: &DataSet) -> Vec<f32> {
+    match &data.train.samples {
+        Samples::Values(_) => data.normalisation.mean.clone(),
+        Samples::Pixels(_) => {
+            let scale = data.scaling.factor.iter().zip(&data.scaling.shift);
+            data.normalisation
+                .mean
+                .iter()
+                .zip(scale)
+                .map(|(mean, (factor, shift))| 255.0 * mean * factor + shift)
+                .collect()
+        }
+    }
+}
+
 /// The weight of each class in the loss; 1 on average over the samples.
 fn class_weights(labels: &[u32], classes: usize, balance: bool) -> Vec<f32> {
     let mut counts = vec![0usize; classes];
@@ -341,13 +358,14 @@ fn classes(scores: &Tensor) -> Result<Vec<u32>, TrainError> {
 const EVALUATED: usize = 128;
 
 /// How a network does on labelled samples.
-pub(crate) fn score(runner: &mut Runner, part: &Part, shape: Shape, count: usize) -> Result<Score, TrainError> {
+pub(crate) fn score(runner: &mut Runner, part: &Part, data: &DataSet) -> Result<Score, TrainError> {
     let indices: Vec<usize> = (0..part.labels.len()).collect();
     let mut predictions = Vec::with_capacity(indices.len());
     for indices in indices.chunks(EVALUATED) {
-        let input = input_tensor(shape, batches::gather(part, shape, indices))?;
+        let input = input_tensor(data.shape, batches::gather(part, data.shape, &data.scaling, indices))?;
         predictions.extend(classes(&runner.forward(&input, None)?)?);
     }
+    let count = data.classes.len();
     let (mut right, mut all) = (vec![0usize; count], vec![0usize; count]);
     for (prediction, label) in predictions.iter().zip(&part.labels) {
         if let (Some(all), Some(right)) = (all.get_mut(*label as usize), right.get_mut(*label as usize)) {

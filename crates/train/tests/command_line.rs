@@ -146,6 +146,41 @@ fn a_foreign_network_is_adapted() {
 }
 
 #[test]
+fn without_labels_the_original_is_the_teacher_and_its_pixels_are_declared() {
+    let (data, folder) = (digits(), TempDir::new().unwrap());
+    let out = folder.path().join("adapted.onnx");
+    let adapt = |dataset: &str, data: &Path, preprocess: &str| {
+        let mut command = program();
+        command.args(["--dataset", dataset, "--data"]).arg(data).arg("--from");
+        command.arg(repository().join("models/fixtures/torch-small-cnn.onnx"));
+        command.args([
+            "--preprocess",
+            preprocess,
+            "--epochs",
+            "4",
+            "--batch",
+            "16",
+            "--labels-share",
+            "0",
+            "--json",
+            "--out",
+        ]);
+        let output = command.arg(&out).output().unwrap();
+        succeeded(&output);
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let images = data.path().join("train-images-idx3-ubyte.gz");
+    let report = adapt("unlabelled", &images, "scale=1/255");
+    assert_eq!(report["adapted"]["accuracy_original"], 1.0);
+    assert!(report["accuracy_test"].as_f64().unwrap() > 0.95, "{report}");
+    // The wrong declaration shows: the original does worse.
+    let right = adapt("mnist", data.path(), "scale=1/255");
+    let wrong = adapt("mnist", data.path(), "scale=1/255 mean=0.5 std=0.2");
+    let original = |report: &Value| report["adapted"]["accuracy_original"].as_f64().unwrap();
+    assert!(original(&right) > 0.98 && original(&wrong) < original(&right), "{right} {wrong}");
+}
+
+#[test]
 fn bad_input_is_refused_with_what_to_do() {
     let (data, folder) = (digits(), TempDir::new().unwrap());
     let file = |name: &str, content: &[u8]| {
@@ -193,6 +228,8 @@ fn bad_input_is_refused_with_what_to_do() {
         ([&mnist[..], &["--from", &not_onnx]].concat(), "ONNX"),
         ([&mnist[..], &["--from", "/nowhere.onnx"]].concat(), "/nowhere.onnx"),
         ([&mnist[..], &["--arch", "mlp", "--from", &not_onnx]].concat(), "cannot be used with"),
+        ([&mnist[..], &["--arch", "mlp", "--preprocess", "scale=1"]].concat(), "--from"),
+        (vec!["--dataset", "unlabelled", "--data", digits, "--arch", "mlp", "--out", out], "are for --from"),
         (mnist.to_vec(), "--arch"),
         (vec!["--dataset", "mnist", "--data", digits, "--arch", "mlp", "--out", "/nowhere/x.onnx"], "make it first"),
         (vec!["--dataset", "mnist", "--data", digits, "--arch", "mlp", "--out", empty], "it is a folder"),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use subrosa_network::{Network, Scope, Substitutions};
-use subrosa_train::data::{DataSet, Kind, Normalisation, Options, Part, Samples, load};
+use subrosa_train::data::{DataSet, Kind, Normalisation, Options, Part, Samples, Scaling, load};
 use subrosa_train::{
     Activation, Architecture, Augmentation, Choice, Epoch, Job, Model, Observer, Op, Outcome, Pooling, Recipe,
     Schedule, Shape, TrainError, build, from_onnx, run, to_onnx,
@@ -37,6 +37,7 @@ fn digits() -> DataSet {
         validation: part(600, 700),
         test: part(700, 1000),
         normalisation: Normalisation { mean: vec![0.13], deviation: vec![0.31] },
+        scaling: Scaling::unit(1),
         columns: None,
         test_rows: None,
     }
@@ -45,7 +46,7 @@ fn digits() -> DataSet {
 fn recipe(architecture: &str, activation: &str, pooling: Pooling) -> Recipe {
     Recipe {
         architecture: architecture.parse().unwrap(),
-        activation: activation.parse().unwrap(),
+        activations: activation.split(';').map(|a| a.parse().unwrap()).collect(),
         last_activation: None,
         pooling,
         batch_norm: true,
@@ -91,6 +92,7 @@ fn every_architecture_learns_digits_and_its_file_says_the_same() {
         ("residual", "quadratic", Pooling::Mean, 0.7),
         ("lenet", "relu", Pooling::Max, 0.8),
         ("lenet", "chebyshev(relu,3,-4,4)", Pooling::Mean, 0.8),
+        ("lenet", "relu;quadratic;none;x2+2x", Pooling::Mean, 0.8),
     ] {
         let outcome = trained(&job(network(&recipe(architecture, activation, pooling), &data), 8), &data);
         let accuracy = outcome.test.accuracy;
@@ -293,6 +295,8 @@ fn what_does_not_fit_together_is_said() {
     let tiny = Shape::Image { height: 6, width: 6, channels: 1 };
     let tiny = build(&recipe("keras-cnn", "relu", Pooling::Max), tiny, &[0.0], &[1.0], 2);
     assert!(tiny.unwrap_err().to_string().contains("larger images"));
+    let listed = build(&recipe("lenet", "relu;square", Pooling::Max), data.shape, &[0.0], &[1.0], 2);
+    assert!(listed.unwrap_err().to_string().contains("lenet has 4 activations, --activation lists 2"));
     assert!("vgg".parse::<Architecture>().unwrap_err().to_string().contains("use keras-cnn, lenet"));
     assert!("rellu".parse::<Choice>().unwrap_err().to_string().contains("is not an activation"));
 

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use subrosa_input::{Image, image_files};
 
 use super::split::{Given, plan};
-use super::{DataSet, Normalisation, Options, Part, Samples, entries, fault, list, name};
+use super::{DataSet, Normalisation, Options, Part, Samples, Scaling, entries, fault, list, name};
 use crate::error::TrainError;
 use crate::model::Shape;
 
@@ -43,6 +43,7 @@ pub(super) fn load(folder: &Path, options: &Options) -> Result<DataSet, TrainErr
         shape: Shape::Image { height, width, channels },
         classes,
         normalisation: Normalisation::of(&train.samples, channels),
+        scaling: Scaling::unit(channels),
         train,
         validation,
         test,

@@ -14,10 +14,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use subrosa_input::InputError;
+use subrosa_input::{InputError, Preprocess};
 
 use crate::error::TrainError;
-use crate::model::Shape;
+use crate::model::{Input, Order, Shape};
 
 pub use write::{TestFiles, write_test};
 
@@ -159,6 +159,8 @@ pub struct DataSet {
     pub test: Part,
     /// Means and deviations of the training part.
     pub normalisation: Normalisation,
+    /// What a network gets for a pixel.
+    pub scaling: Scaling,
     /// Of a table: names of the features, `COLUMN=VALUE` for the columns of a category.
     pub columns: Option<Vec<String>>,
     /// If the test part was split off: which samples it has, counted from 0. Rows of the table; for image folders
@@ -302,6 +304,55 @@ fn of_values(values: impl Iterator<Item = f32> + Clone) -> (f32, f32) {
     (mean as f32, if deviation as f32 > 0.0 { deviation as f32 } else { 1.0 })
 }
 
+/// What a network gets for a pixel of 0 to 255: `factor pixel + shift`, for each channel. Values of tables stay as they are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scaling {
+    /// 1/255 for networks of our own.
+    pub factor: Vec<f32>,
+    /// 0 for networks of our own.
+    pub shift: Vec<f32>,
+}
+
+impl Scaling {
+    /// Pixels scaled to 0..1.
+    pub fn unit(channels: usize) -> Self {
+        Scaling { factor: vec![1.0 / 255.0; channels], shift: vec![0.0; channels] }
+    }
+
+    /// What `preprocess` declares for images of so many channels.
+    ///
+    /// # Errors
+    /// Parts that are not for training, numbers for another count of channels.
+    pub fn declared(preprocess: &Preprocess, channels: usize) -> Result<Self, TrainError> {
+        if preprocess.layout.is_some() || preprocess.resize.is_some() {
+            return Err(TrainError::Option(
+                "--preprocess takes scale, mean and std here: the layout is the network's, and --resize brings images to its size".into(),
+            ));
+        }
+        let each = |list: &[f32], what: &str, default: f32| match *list {
+            [] => Ok(vec![default; channels]),
+            [one] => Ok(vec![one; channels]),
+            _ if list.len() == channels => Ok(list.to_vec()),
+            _ => Err(TrainError::Option(format!(
+                "--preprocess gives {} values for {what}, the images have {channels} channels; give one value, or one for each channel",
+                list.len()
+            ))),
+        };
+        let (mean, std) = (each(&preprocess.mean, "mean", 0.0)?, each(&preprocess.std, "std", 1.0)?);
+        let scale = preprocess.scale.unwrap_or(1.0);
+        Ok(Scaling {
+            factor: std.iter().map(|std| scale / std).collect(),
+            shift: mean.iter().zip(&std).map(|(mean, std)| -mean / std).collect(),
+        })
+    }
+
+    /// The value of a channel's pixel.
+    pub(crate) fn of(&self, channel: usize, pixel: u8) -> f32 {
+        let at = |list: &[f32]| list.get(channel).copied().unwrap_or_default();
+        at(&self.factor) * f32::from(pixel) + at(&self.shift)
+    }
+}
+
 /// What a reader found: training samples, and the parts that the data bring along.
 struct Found {
     shape: Shape,
@@ -339,6 +390,7 @@ pub fn load(kind: Kind, path: &Path, options: &Options) -> Result<DataSet, Train
     drop(all);
     Ok(DataSet {
         normalisation: Normalisation::of(&train.samples, found.shape.channels()),
+        scaling: Scaling::unit(found.shape.channels()),
         shape: found.shape,
         classes: found.classes,
         train,
@@ -346,6 +398,64 @@ pub fn load(kind: Kind, path: &Path, options: &Options) -> Result<DataSet, Train
         test,
         columns: found.columns,
         test_rows: (!given.test).then_some(plan.test),
+    })
+}
+
+/// Samples without labels, for adapting a network that knows what they are: any file that inference reads, as that network takes it.
+///
+/// # Errors
+/// As [`subrosa_input::read`] and [`Preprocess::apply`]; options that do not fit.
+pub fn unlabelled(
+    path: &Path,
+    preprocess: &Preprocess,
+    input: &Input,
+    outputs: usize,
+    options: &Options,
+) -> Result<DataSet, TrainError> {
+    options.check(Kind::Csv)?;
+    let read = subrosa_input::read(text(path)?, options.limit)?;
+    let (sizes, channels) = match input.shape {
+        Shape::Image { height, width, channels } if input.order == Order::Chw => {
+            (vec![channels, height, width], channels)
+        }
+        Shape::Image { height, width, channels } => (vec![height, width, channels], channels),
+        Shape::Flat(units) => (vec![units], units),
+    };
+    let mut values = preprocess.apply(&read, &sizes)?;
+    let size = input.shape.elements();
+    if input.order == Order::Chw && matches!(input.shape, Shape::Image { .. }) {
+        let points = size / channels.max(1);
+        for sample in values.chunks_exact_mut(size.max(1)) {
+            let turned: Vec<f32> =
+                (0..size).filter_map(|i| sample.get((i % channels) * points + i / channels).copied()).collect();
+            sample.copy_from_slice(&turned);
+        }
+    }
+    let mut order: Vec<usize> = (0..read.count).collect();
+    split::shuffle_by(&mut order, options.seed);
+    let of = |share: f64| ((read.count as f64 * share).round() as usize).max(1);
+    let (test, validation) = (of(options.test), of(options.validation));
+    if read.count < test + validation + 2 {
+        return Err(fault(
+            path,
+            format!("{} samples are too few to train on", read.count),
+            "give some hundreds or more",
+        ));
+    }
+    let all = Part { samples: Samples::Values(values), labels: vec![0; read.count] };
+    let (testing, rest) = order.split_at(test);
+    let (validating, training) = rest.split_at(validation);
+    let train = all.pick(training);
+    Ok(DataSet {
+        normalisation: Normalisation::of(&train.samples, channels),
+        scaling: Scaling::unit(channels),
+        shape: input.shape,
+        classes: (0..outputs).map(|class| class.to_string()).collect(),
+        train,
+        validation: all.pick(validating),
+        test: all.pick(testing),
+        columns: None,
+        test_rows: Some(testing.to_vec()),
     })
 }
 

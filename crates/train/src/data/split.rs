@@ -156,6 +156,13 @@ fn apportion(counts: &[usize], total: usize, least: usize, keep: usize) -> Vec<u
     numbers
 }
 
+/// Brings indices into an order by lot.
+pub(super) fn shuffle_by(items: &mut [usize], seed: u64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(TEST);
+    shuffle(items, &mut rng);
+}
+
 /// Fisher and Yates' shuffle, written out so that a split stays the same whatever becomes of a library's.
 fn shuffle(items: &mut [usize], rng: &mut ChaCha8Rng) {
     for last in (1..items.len()).rev() {

@@ -1,9 +1,12 @@
 //! Commands and flags.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use crate::bench::Peer;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use subrosa_input::Preprocess;
 use subrosa_terminal::Flags;
 use subrosa_train::data::{Kind, Options};
 use subrosa_train::{Architecture, Augmentation, Choice, Pooling, Recipe, Schedule, TrainError};
@@ -92,9 +95,10 @@ pub(crate) enum Augment {
 /// Flags of a training.
 #[derive(Debug, Args)]
 pub(crate) struct TrainFlags {
-    /// The data set: mnist, fashion-mnist, cifar10, images (a folder a class) or csv
+    /// The data set: mnist, fashion-mnist, cifar10, images (a folder a class) or csv; with --from also unlabelled (any samples that
+    /// `subrosa-edge infer` reads)
     #[arg(long, help_heading = DATA)]
-    pub dataset: Kind,
+    pub dataset: Source,
     /// Its folder or file
     #[arg(long, help_heading = DATA, value_name = "DIR")]
     pub data: PathBuf,
@@ -110,6 +114,9 @@ pub(crate) struct TrainFlags {
     /// images: bring all to this size, rows x columns, such as 28x28
     #[arg(long, help_heading = DATA, value_name = "SIZE", value_parser = size)]
     pub resize: Option<(usize, usize)>,
+    /// With --from: what the network takes for pixels, such as 'scale=1/255 mean=0.5 std=0.25' [default: scale=1/255]
+    #[arg(long, help_heading = DATA, value_name = "TEXT")]
+    pub preprocess: Option<Preprocess>,
     /// Share of the training samples that choose the best epoch
     #[arg(long, help_heading = DATA, default_value_t = 0.1, value_name = "SHARE")]
     pub validation: f64,
@@ -133,9 +140,10 @@ pub(crate) struct TrainFlags {
     #[arg(long, help_heading = NETWORK, value_name = "ONNX")]
     pub from: Option<PathBuf>,
     /// After every layer but the last: relu, leaky-relu, elu, softplus, sigmoid, tanh, square, x2+2x, quadratic (learned a x^2 + b x for each
-    /// channel), none, a polynomial such as poly:0,0.5,0.1, or a fit such as chebyshev(relu,3,-4,4)
-    #[arg(long, help_heading = NETWORK, default_value = "quadratic")]
-    pub activation: Choice,
+    /// channel), none, a polynomial such as poly:0,0.5,0.1, or a fit such as chebyshev(relu,3,-4,4). Or one for each layer, separated by
+    /// semicolons
+    #[arg(long, help_heading = NETWORK, default_value = "quadratic", value_delimiter = ';')]
+    pub activation: Vec<Choice>,
     /// Before the last layer, if another one
     #[arg(long, help_heading = NETWORK, value_name = "ACTIVATION", conflicts_with = "from")]
     pub last_activation: Option<Choice>,
@@ -206,6 +214,32 @@ pub(crate) struct TrainFlags {
     pub report: Option<PathBuf>,
 }
 
+/// Samples with or without labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A data set.
+    Labelled(Kind),
+    /// Samples of which the original network says what they are.
+    Unlabelled,
+}
+
+impl FromStr for Source {
+    type Err = TrainError;
+
+    fn from_str(text: &str) -> Result<Self, TrainError> {
+        if text == "unlabelled" { Ok(Source::Unlabelled) } else { text.parse().map(Source::Labelled) }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Labelled(kind) => kind.fmt(f),
+            Source::Unlabelled => f.write_str("unlabelled"),
+        }
+    }
+}
+
 /// Where a training begins.
 pub(crate) enum Start<'a> {
     New(Recipe),
@@ -232,11 +266,16 @@ impl TrainFlags {
         if let Some(path) = &self.from {
             return Ok(Start::From(path));
         }
+        if self.preprocess.is_some() {
+            return Err(TrainError::Option(
+                "--preprocess is for --from: new networks take pixels times 1/255 and normalise them themselves".into(),
+            ));
+        }
         let architecture = self.arch.clone().ok_or_else(|| TrainError::Option("give --arch or --from".into()))?;
         share("--dropout", self.dropout)?;
         Ok(Start::New(Recipe {
             architecture,
-            activation: self.activation.clone(),
+            activations: self.activation.clone(),
             last_activation: self.last_activation.clone(),
             pooling: self.pool.into(),
             batch_norm: !self.no_batch_norm,
@@ -246,8 +285,15 @@ impl TrainFlags {
     }
 
     /// For a foreign network: what to put in the place of what.
-    pub fn adaptation(&self) -> Option<(Choice, Pooling)> {
-        self.from.as_ref().map(|_| (self.activation.clone(), self.pool.into()))
+    ///
+    /// # Errors
+    /// Several activations.
+    pub fn adaptation(&self) -> Result<Option<(Choice, Pooling)>, TrainError> {
+        match (&self.from, self.activation.as_slice()) {
+            (None, _) => Ok(None),
+            (Some(_), [one]) => Ok(Some((one.clone(), self.pool.into()))),
+            (Some(_), _) => Err(TrainError::Option("--from takes one --activation, for all layers".into())),
+        }
     }
 
     /// How to train.
@@ -270,13 +316,15 @@ impl TrainFlags {
             return Err(TrainError::Option(format!("--range-penalty {} must be 0 or more", self.range_penalty)));
         }
         let augmentation = match (self.augment, self.dataset) {
-            (Augment::Auto, Kind::Cifar10) | (Augment::FlipShift, _) => Augmentation { flip: true, shift: 3 },
-            (Augment::Auto, Kind::Mnist) => Augmentation { flip: false, shift: 2 },
-            (Augment::Auto, Kind::FashionMnist) => Augmentation { flip: true, shift: 2 },
+            (Augment::Auto, Source::Labelled(Kind::Cifar10)) | (Augment::FlipShift, _) => {
+                Augmentation { flip: true, shift: 3 }
+            }
+            (Augment::Auto, Source::Labelled(Kind::Mnist)) => Augmentation { flip: false, shift: 2 },
+            (Augment::Auto, Source::Labelled(Kind::FashionMnist)) => Augmentation { flip: true, shift: 2 },
             (Augment::Shift, _) => Augmentation { flip: false, shift: 3 },
             (Augment::Auto | Augment::None, _) => Augmentation::default(),
         };
-        if matches!(self.augment, Augment::Shift | Augment::FlipShift) && self.dataset == Kind::Csv {
+        if matches!(self.augment, Augment::Shift | Augment::FlipShift) && self.dataset == Source::Labelled(Kind::Csv) {
             return Err(TrainError::Option("--augment is for images, not for csv".into()));
         }
         Ok(Schedule {
@@ -300,10 +348,11 @@ impl TrainFlags {
     /// What the result depends on beside the schedule; a checkpoint of anything else is refused.
     pub fn description(&self) -> String {
         format!(
-            "{} {} {:?} {:?} {:?} {:?} {:?} {:?} {} {}",
+            "{} {} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {} {}",
             self.dataset,
             self.data.display(),
             self.data_options(),
+            self.preprocess,
             self.arch,
             self.from,
             self.activation,

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use subrosa_terminal::text::table;
 use subrosa_terminal::{Failure, Terminal, machine};
-use subrosa_train::data::{DataSet, Normalisation, Part, Samples};
+use subrosa_train::data::{DataSet, Normalisation, Part, Samples, Scaling};
 use subrosa_train::{Architecture, Choice, Job, Observer, Pooling, Recipe, Schedule, Shape, TrainError};
 
 const SCRIPT: &str = include_str!("../../../../../models/peer_training.py");
@@ -132,12 +132,13 @@ fn measure(activation: &str, pooling: Pooling, samples: usize) -> Result<f64, Tr
         validation: part(10),
         test: part(10),
         normalisation: Normalisation { mean: vec![0.5; 3], deviation: vec![0.25; 3] },
+        scaling: Scaling::unit(3),
         columns: None,
         test_rows: None,
     };
     let recipe = Recipe {
         architecture: Architecture::KerasCnn,
-        activation: activation.parse::<Choice>()?,
+        activations: vec![activation.parse::<Choice>()?],
         last_activation: None,
         pooling,
         batch_norm: true,

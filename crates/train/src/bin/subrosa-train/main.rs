@@ -14,10 +14,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use arguments::{Arguments, Command, Start, TrainFlags};
+use arguments::{Arguments, Command, Source, Start, TrainFlags};
 use report::Report;
+use subrosa_input::Preprocess;
 use subrosa_terminal::{Failure, Terminal};
-use subrosa_train::data::{self, DataSet};
+use subrosa_train::data::{self, DataSet, Scaling};
 use subrosa_train::{Job, Model, TrainError};
 
 fn main() -> ExitCode {
@@ -49,11 +50,10 @@ fn run(terminal: &mut Terminal<'_>, flags: &TrainFlags) -> Result<(), Failure> {
     let fail = |error: TrainError| failure(&error);
     let files = Files::beside(&flags.out)?;
     let schedule = flags.schedule().map_err(fail)?;
-    let data = data::load(flags.dataset, &flags.data, &flags.data_options()).map_err(fail)?;
-    let model = start(flags, &data).map_err(fail)?;
+    let (model, data) = start(flags).map_err(fail)?;
     let job = Job {
         model,
-        adapt: flags.adaptation(),
+        adapt: flags.adaptation().map_err(fail)?,
         schedule,
         checkpoint: Some((flags.checkpoint.clone().unwrap_or_else(|| files.checkpoint.clone()), flags.resume)),
         description: flags.description(),
@@ -80,18 +80,42 @@ fn run(terminal: &mut Terminal<'_>, flags: &TrainFlags) -> Result<(), Failure> {
     terminal.report(&report)
 }
 
-/// The network to begin with.
-fn start(flags: &TrainFlags, data: &DataSet) -> Result<Model, TrainError> {
-    match flags.start()? {
-        Start::New(recipe) => {
-            let normalisation = &data.normalisation;
-            subrosa_train::build(&recipe, data.shape, &normalisation.mean, &normalisation.deviation, data.classes.len())
-        }
+/// The network to begin with, and what to train it on.
+fn start(flags: &TrainFlags) -> Result<(Model, DataSet), TrainError> {
+    let options = flags.data_options();
+    let foreign = match flags.start()? {
         Start::From(path) => {
             let onnx = fs::read(path).map_err(|source| TrainError::Io { path: path.display().to_string(), source })?;
-            subrosa_train::from_onnx(&onnx)
+            subrosa_train::from_onnx(&onnx)?
         }
-    }
+        Start::New(recipe) => {
+            let Source::Labelled(kind) = flags.dataset else {
+                return Err(TrainError::Option(
+                    "samples without labels are for --from, whose network says what they are".into(),
+                ));
+            };
+            let data = data::load(kind, &flags.data, &options)?;
+            let normalisation = &data.normalisation;
+            let (mean, deviation) = (&normalisation.mean, &normalisation.deviation);
+            return Ok((subrosa_train::build(&recipe, data.shape, mean, deviation, data.classes.len())?, data));
+        }
+    };
+    let unit = Preprocess { scale: Some(1.0 / 255.0), ..Preprocess::default() };
+    let preprocess = flags.preprocess.as_ref().unwrap_or(&unit);
+    let data = match flags.dataset {
+        Source::Labelled(kind) => {
+            let mut data = data::load(kind, &flags.data, &options)?;
+            data.scaling = Scaling::declared(preprocess, data.shape.channels())?;
+            data
+        }
+        Source::Unlabelled => {
+            let outputs = foreign.outputs()?;
+            let mut data = data::unlabelled(&flags.data, preprocess, &foreign.input, outputs, &options)?;
+            subrosa_train::label(&foreign, &mut data)?;
+            data
+        }
+    };
+    Ok((foreign, data))
 }
 
 /// Files beside the network's.

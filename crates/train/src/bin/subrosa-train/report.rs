@@ -69,10 +69,10 @@ impl Report {
     ) -> Self {
         let trained: f64 = outcome.log.iter().map(|epoch| epoch.seconds).sum();
         let samples = outcome.log.len() * data.train.labels.len();
-        let choice = |text: String| text.to_lowercase();
+        let listed: Vec<String> = flags.activation.iter().map(ToString::to_string).collect();
         let activation = match &flags.last_activation {
-            Some(last) => choice(format!("{}, before the last layer {last}", flags.activation)),
-            None => choice(flags.activation.to_string()),
+            Some(last) => format!("{}, before the last layer {last}", listed.join("; ")),
+            None => listed.join("; "),
         };
         let architecture = match (&flags.arch, &flags.from) {
             (Some(arch), _) => arch.to_string(),
