@@ -192,9 +192,9 @@ For more information, try '--help'.
 "#]],
     );
     refused(
-        &["train"],
+        &["frobnicate"],
         str![[r#"
-error: unrecognized subcommand 'train'
+error: unrecognized subcommand 'frobnicate'
 For more information, try '--help'.
 
 "#]],

@@ -101,8 +101,8 @@ impl Runner {
     }
 
     /// Scores `[batch, outputs]` for inputs `[batch, height, width, channels]` or `[batch, values]`.
-    pub fn forward(&mut self, input: &Tensor, mut training: Option<&mut Training<'_>>) -> Result<Tensor, TrainError> {
-        self.run(input, training.as_deref_mut(), |_, _| Ok(()))
+    pub fn forward(&mut self, input: &Tensor, training: Option<&mut Training<'_>>) -> Result<Tensor, TrainError> {
+        self.run(input, training, |_, _| Ok(()))
     }
 
     /// The same; `look` sees every operator's operand before it is computed.

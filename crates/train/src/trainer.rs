@@ -36,7 +36,7 @@ pub struct Schedule {
     pub seed: u64,
     /// Polynomials' operands beyond this are pulled back.
     pub bound: f32,
-    /// How strongly.
+    /// How strongly: the weight of `(|x| - bound)^2` in a sample's loss, summed over its values.
     pub penalty: f32,
     /// Smallest size of a learned leading coefficient: one near 0 costs precision under encryption.
     pub least_coefficient: f32,
@@ -59,7 +59,7 @@ impl Default for Schedule {
             patience: 10,
             seed: 1,
             bound: 6.0,
-            penalty: 0.1,
+            penalty: 1e-3,
             least_coefficient: 0.03,
             balance: false,
             teacher_share: 0.9,

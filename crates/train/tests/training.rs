@@ -222,7 +222,7 @@ fn the_penalty_keeps_operands_in_range() {
     };
     job.schedule.penalty = 0.0;
     let free = widest(&job);
-    (job.schedule.bound, job.schedule.penalty) = (2.0, 100.0);
+    (job.schedule.bound, job.schedule.penalty) = (2.0, 0.01);
     let held = widest(&job);
     assert!(held < 0.8 * free, "{held} with, {free} without");
 }

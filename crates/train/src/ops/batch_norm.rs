@@ -119,7 +119,7 @@ impl CustomOp2 for BatchNorm {
         let (values, parameters) = (operand(values, layout)?, operand(parameters, parameters_layout)?);
         let found = statistics(values, channels);
         let line = Line::new(parameters, &self.inverse_deviations(&found), &found.mean);
-        let drawn = Drawn::new(self.curve, channels, parameters.get(2 * channels..).unwrap_or_default(), values.len());
+        let drawn = Drawn::new(self.curve, channels, parameters.get(2 * channels..).unwrap_or_default(), 1);
         let mut results = vec![0.0; values.len()];
         results.par_chunks_mut(ROWS * channels).zip(values.par_chunks(ROWS * channels)).for_each(|(result, value)| {
             let mut x = vec![0.0; channels];
@@ -141,8 +141,11 @@ impl CustomOp2 for BatchNorm {
         _: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let samples = values.dims().first().copied().unwrap_or(1);
         let (results, sums) = read(values, |values| {
-            read(parameters, |parameters| read(gradient, |gradient| Ok(self.gradients(values, parameters, gradient))))
+            read(parameters, |parameters| {
+                read(gradient, |gradient| Ok(self.gradients(values, parameters, gradient, samples)))
+            })
         })?;
         let device = values.device();
         Ok((
@@ -154,14 +157,14 @@ impl CustomOp2 for BatchNorm {
 
 impl BatchNorm {
     /// Gradients of the values and of the parameters.
-    fn gradients(&self, values: &[f32], parameters: &[f32], gradient: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    fn gradients(&self, values: &[f32], parameters: &[f32], gradient: &[f32], samples: usize) -> (Vec<f32>, Vec<f32>) {
         let found = self.statistics();
         let inverse = self.inverse_deviations(&found);
         let channels = inverse.len();
         let piece = ROWS * channels;
         let line = Line::new(parameters, &inverse, &found.mean);
         let coefficients = parameters.get(2 * channels..).unwrap_or_default();
-        let drawn = Drawn::new(self.curve, channels, coefficients, values.len());
+        let drawn = Drawn::new(self.curve, channels, coefficients, samples);
         let mut results = vec![0.0; values.len()];
         // First the gradient of x, and for each channel its sum, its sum with the deviation from the mean, and those of the coefficients.
         let work = results.par_chunks_mut(piece).zip(values.par_chunks(piece)).zip(gradient.par_chunks(piece));

@@ -16,7 +16,7 @@ pub(crate) enum Curve {
     /// A polynomial for each channel: coefficients `[degree + 1, channels]`, lowest power first.
     Polynomial {
         /// Values beyond this are pulled back while training: their gradient is that of the loss plus
-        /// `penalty (|x| - bound)^2`, averaged over all values. Infinite: none.
+        /// `penalty (|x| - bound)^2`, summed over the values of a sample, averaged over the samples. Infinite: none.
         bound: f32,
         /// The weight of that.
         penalty: f32,
@@ -73,12 +73,12 @@ pub(super) struct Drawn<'a> {
 }
 
 impl<'a> Drawn<'a> {
-    /// `values` are the values in all that the penalty is averaged over.
-    pub fn new(curve: Curve, channels: usize, coefficients: &'a [f32], values: usize) -> Self {
+    /// `samples` are those that the penalty is averaged over.
+    pub fn new(curve: Curve, channels: usize, coefficients: &'a [f32], samples: usize) -> Self {
         let powers = coefficients.chunks_exact(channels.max(1)).enumerate().skip(1);
         let derivative = powers.flat_map(|(k, c)| c.iter().map(move |c| k as f32 * c)).collect();
         let penalty = if let Curve::Polynomial { penalty, .. } = curve { penalty } else { 0.0 };
-        Drawn { curve, channels, coefficients, derivative, pull: 2.0 * penalty / values.max(1) as f32 }
+        Drawn { curve, channels, coefficients, derivative, pull: 2.0 * penalty / samples.max(1) as f32 }
     }
 
     /// `result = f(x)` for one row; `result` must not be read before.
@@ -159,7 +159,7 @@ impl CustomOp2 for Apply {
     ) -> Result<(CpuStorage, Shape)> {
         let (_, channels) = coefficients_layout.shape().dims2()?;
         let (values, coefficients) = (operand(values, layout)?, operand(coefficients, coefficients_layout)?);
-        let drawn = Drawn::new(self.0, channels, coefficients, values.len());
+        let drawn = Drawn::new(self.0, channels, coefficients, 1);
         let mut results = vec![0.0; values.len()];
         results.par_chunks_mut(ROWS * channels).zip(values.par_chunks(ROWS * channels)).for_each(|(result, values)| {
             vectorised(|| {
@@ -179,11 +179,12 @@ impl CustomOp2 for Apply {
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (_, channels) = coefficients.dims2()?;
+        let samples = values.dims().first().copied().unwrap_or(1);
         let mut results = vec![0.0; values.elem_count()];
         let pieces: Vec<Vec<f32>> = read(values, |values| {
             read(coefficients, |coefficients| {
                 read(gradient, |gradient| {
-                    let drawn = Drawn::new(self.0, channels, coefficients, values.len());
+                    let drawn = Drawn::new(self.0, channels, coefficients, samples);
                     let piece = ROWS * channels;
                     let work =
                         results.par_chunks_mut(piece).zip(values.par_chunks(piece)).zip(gradient.par_chunks(piece));

@@ -162,7 +162,7 @@ fn values_beyond_the_bound_are_pulled_back_and_others_left_alone() {
     let curve = Curve::Polynomial { bound: 2.0, penalty: 10.0 };
     let y = x.apply_op2(&identity, Apply(curve)).unwrap();
     let gradients = y.sum_all().unwrap().backward().unwrap();
-    // The loss's own 1, and 2 * 10 / 4 values * (|x| - 2) with the sign of x.
+    // The loss's own 1, and 2 * 10 / 4 samples * (|x| - 2) with the sign of x.
     assert_eq!(values(gradients.get(x.as_tensor()).unwrap()), [-4.0, 1.0, 1.0, 11.0]);
 }
 

@@ -184,8 +184,8 @@ pub(crate) struct TrainFlags {
     /// Polynomials' operands beyond plus and minus this are pulled back
     #[arg(long, help_heading = SCHEDULE, default_value_t = 6.0, value_name = "BOUND")]
     pub range: f32,
-    /// How strongly
-    #[arg(long, help_heading = SCHEDULE, default_value_t = 0.1, value_name = "WEIGHT")]
+    /// How strongly: the weight of their squared distances in a sample's loss
+    #[arg(long, help_heading = SCHEDULE, default_value_t = 0.001, value_name = "WEIGHT")]
     pub range_penalty: f32,
     /// Rare classes weigh as much as frequent ones, and the mean of the classes' accuracies chooses the best epoch
     #[arg(long, help_heading = SCHEDULE)]

@@ -120,7 +120,9 @@ pub(crate) fn bench(terminal: &mut Terminal<'_>, samples: usize, peer: Option<Pe
 fn measure(activation: &str, pooling: Pooling, samples: usize) -> Result<f64, TrainError> {
     let shape = Shape::Image { height: 32, width: 32, channels: 3 };
     // Any pixels will do: nothing is learned from them.
-    let pixels = |count: usize| (0..count * shape.elements()).map(|i| (i * 2_654_435_761 >> 7) as u8).collect();
+    let pixels = |count: usize| {
+        (0..count * shape.elements()).map(|i| ((i as u32).wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+    };
     let part = |count: usize| Part {
         samples: Samples::Pixels(pixels(count)),
         labels: (0..count as u32).map(|i| i % 10).collect(),
