@@ -192,3 +192,29 @@ fn closed_and_full_outputs_end_the_program_without_a_panic() {
         assert!(stderr.starts_with("error: cannot write to standard output"), "{stderr}");
     }
 }
+
+#[test]
+fn a_network_that_subrosa_trained_is_protected_in_every_layer() {
+    let owner = Owner::new();
+    let (model, data) = (fixture("../ai4i-mlp.onnx"), fixture("../ai4i-mlp.test.csv"));
+    for input in ["plain", "encrypted"] {
+        let protected = owner.json(&[
+            "protect",
+            &model,
+            "--name",
+            "machines",
+            "--scope",
+            "all",
+            "--input",
+            input,
+            "--calibrate",
+            &data,
+        ]);
+        assert_eq!(protected["weights"], 32 * 8 + 16 * 32 + 2 * 16 + 32 + 16 + 2, "{protected}");
+        let verified = owner.json(&["verify", "machines", "--input", &data]);
+        assert_eq!(verified["count"], 200);
+        assert!(verified["agreement"].as_f64().unwrap() >= 0.995, "{verified}");
+        assert!(verified["agreement_original"].as_f64().unwrap() >= 0.995, "{verified}");
+        assert!(verified["accuracy_encrypted"].as_f64().unwrap() >= 0.85, "{verified}");
+    }
+}

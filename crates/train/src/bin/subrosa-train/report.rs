@@ -217,7 +217,8 @@ impl Report {
 
     /// The page.
     pub fn text(&self) -> String {
-        let mut page = format!("# {}\n\nWritten by `subrosa train`.\n\n", self.out);
+        let arguments: Vec<String> = std::env::args().skip(1).map(quoted).collect();
+        let mut page = format!("# {}\n\n`subrosa train {}`\n\n", self.out, arguments.join(" "));
         let block = |page: &mut String, title: &str, body: &str| {
             let _ = write!(page, "## {title}\n\n```text\n{}\n```\n\n", body.trim_end());
         };
@@ -261,6 +262,12 @@ impl fmt::Display for Report {
         rows.push(("written", format!("{}, {}", self.out, bytes(self.out_bytes))));
         f.write_str(&fields(&rows))
     }
+}
+
+/// An argument as a shell would need it.
+fn quoted(argument: String) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:=,+".contains(c);
+    if argument.chars().all(plain) && !argument.is_empty() { argument } else { format!("'{argument}'") }
 }
 
 fn wording(op: &Op) -> String {
