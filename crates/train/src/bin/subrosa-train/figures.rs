@@ -15,11 +15,12 @@ const ACCURACIES: [(&str, &str, &str); 2] = [
 ];
 
 /// What is drawn, by the names of the logs.
-const SERIES: [(&str, &str); 4] = [
+const SERIES: [(&str, &str); 5] = [
     ("relu", "ReLU"),
     ("last-x2+2x", "last: x²+2x"),
     ("last-none", "last: none"),
     ("quadratic", "all polynomial, mean pooling"),
+    ("adapted", "ReLU network adapted: all polynomial"),
 ];
 
 /// What was drawn.
