@@ -70,7 +70,9 @@ pub(crate) fn replace(
                     layer: node.name.clone(),
                     what: format!("{} becomes {}", function.name(), wording(choice)),
                 });
-                activation(&mut model, node, inputs, *function, choice, seen, behind_norm, least)
+                let norm = free_name(original, &model, format!("{}-norm", node.name));
+                let place = Place { node, inputs, norm: (!behind_norm).then_some(norm) };
+                activation(&mut model, place, *function, choice, seen, least)
             }
             (Op::Pool { pooling: Pooling::Max, window }, Some(seen)) => {
                 made.push(Replacement {
@@ -79,7 +81,7 @@ pub(crate) fn replace(
                 });
                 model.push_from(node.name.clone(), Op::Pool { pooling, window: *window }, inputs);
                 let (scale, bias) = matched(seen, pooling, window.size[0] * window.size[1]);
-                let name = format!("{}-matched", node.name);
+                let name = free_name(original, &model, format!("{}-matched", node.name));
                 let array = |values: Vec<f32>| Array { shape: vec![values.len()], values };
                 model.parameters.insert(format!("{name}.scale"), array(scale));
                 model.parameters.insert(format!("{name}.bias"), array(bias));
@@ -107,28 +109,42 @@ fn last_op<'a>(model: &'a Model, inputs: &[Source]) -> Option<&'a Op> {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call, of things that belong to no common whole")]
+/// A name that no operator has.
+fn free_name(original: &Model, model: &Model, mut name: String) -> String {
+    let taken = |name: &str| original.nodes.iter().chain(&model.nodes).any(|node| node.name == name);
+    while taken(&name) {
+        name.push('\'');
+    }
+    name
+}
+
+/// Where an activation stands.
+struct Place<'a> {
+    node: &'a Node,
+    inputs: Vec<Source>,
+    /// The name of the batch norm to put before it; `None` where there is one.
+    norm: Option<String>,
+}
+
+/// Puts the choice in the place of a function.
 fn activation(
     model: &mut Model,
-    node: &Node,
-    inputs: Vec<Source>,
+    place: Place<'_>,
     function: Function,
     choice: &Choice,
     seen: &Seen,
-    behind_norm: bool,
     least: f32,
 ) -> Source {
+    let Place { node, mut inputs, norm } = place;
     let op = match choice {
         Choice::None => Op::Activation(Activation::Polynomial(Polynomial::identity())),
         Choice::Fixed(activation) => Op::Activation(activation.clone()),
         Choice::Quadratic => Op::Activation(Activation::Learned { degree: 2, constant: true }),
     };
-    let mut inputs = inputs;
     if *choice == Choice::Quadratic {
         let channels = seen.operands.len();
-        let normalise = !behind_norm;
-        if normalise {
-            let name = format!("{}-norm", node.name);
+        let normalise = norm.is_some();
+        if let Some(name) = norm {
             let (mean, variance): (Vec<f32>, Vec<f32>) = seen.operands.iter().map(|v| moments(v)).unzip();
             let array = |values: Vec<f32>| Array { shape: vec![channels], values };
             model.parameters.insert(format!("{name}.scale"), Array::filled(channels, 1.0));

@@ -137,7 +137,7 @@ fn agreement(a: &Score, b: &Score) -> f64 {
 fn check(job: &Job, data: &DataSet) -> Result<(), TrainError> {
     if job.model.input.shape != data.shape {
         return Err(TrainError::Data(format!(
-            "the network takes samples of {:?}, the data set holds {:?}; give the data set it was made for",
+            "the network takes samples of {}, the data set holds samples of {}; give the data set it was made for",
             job.model.input.shape, data.shape
         )));
     }

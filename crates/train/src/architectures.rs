@@ -236,12 +236,8 @@ pub fn build(
     let Builder { mut model, .. } = builder;
     if let Err(TrainError::Model(why)) = model.shapes() {
         return Err(TrainError::Option(format!(
-            "architecture {} does not fit samples of {}: {why}; use mlp, or larger images",
-            recipe.architecture,
-            match shape {
-                Shape::Image { height, width, channels } => format!("{height} x {width} x {channels}"),
-                Shape::Flat(units) => format!("{units} values"),
-            }
+            "architecture {} does not fit samples of {shape}: {why}; use mlp, or larger images",
+            recipe.architecture
         )));
     }
     initialise(&mut model, recipe.seed)?;

@@ -7,6 +7,7 @@
 //! the units of the layer behind it count them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use subrosa_network::Polynomial;
@@ -44,6 +45,15 @@ impl Shape {
         match self {
             Shape::Image { channels, .. } => channels,
             Shape::Flat(units) => units,
+        }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Shape::Image { height, width, channels } => write!(f, "{height} x {width} x {channels}"),
+            Shape::Flat(units) => write!(f, "{units} values"),
         }
     }
 }
@@ -419,9 +429,5 @@ fn result_shape(op: &Op, inputs: &[Shape]) -> Option<Shape> {
 }
 
 fn describe(shapes: &[Shape]) -> String {
-    let one = |shape: &Shape| match shape {
-        Shape::Image { height, width, channels } => format!("{height} x {width} x {channels}"),
-        Shape::Flat(units) => format!("{units} values"),
-    };
-    shapes.iter().map(one).collect::<Vec<_>>().join(" and ")
+    shapes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
 }

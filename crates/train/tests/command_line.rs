@@ -146,6 +146,24 @@ fn a_foreign_network_is_adapted() {
 }
 
 #[test]
+fn a_foreign_network_that_takes_digits_flat_is_adapted() {
+    let (data, folder) = (digits(), TempDir::new().unwrap());
+    let output = program()
+        .args(["--dataset", "mnist", "--data"])
+        .arg(data.path())
+        .arg("--from")
+        .arg(repository().join("models/fixtures/torch-mlp-noact.onnx"))
+        .args(["--epochs", "0", "--json", "--out"])
+        .arg(folder.path().join("flat.onnx"))
+        .output()
+        .unwrap();
+    succeeded(&output);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["adapted"]["agreement_after"], 1.0, "{report}");
+    assert!(report["accuracy_test"].as_f64().unwrap() > 0.9, "{report}");
+}
+
+#[test]
 fn without_labels_the_original_is_the_teacher_and_its_pixels_are_declared() {
     let (data, folder) = (digits(), TempDir::new().unwrap());
     let out = folder.path().join("adapted.onnx");

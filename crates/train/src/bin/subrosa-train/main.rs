@@ -19,7 +19,7 @@ use report::Report;
 use subrosa_input::Preprocess;
 use subrosa_terminal::{Failure, Terminal};
 use subrosa_train::data::{self, DataSet, Scaling};
-use subrosa_train::{Job, Model, TrainError};
+use subrosa_train::{Job, Model, Shape, TrainError};
 
 fn main() -> ExitCode {
     setting::keep_large_buffers();
@@ -106,6 +106,10 @@ fn start(flags: &TrainFlags) -> Result<(Model, DataSet), TrainError> {
         Source::Labelled(kind) => {
             let mut data = data::load(kind, &flags.data, &options)?;
             data.scaling = Scaling::declared(preprocess, data.shape.channels())?;
+            // One channel has but one order, so a network may take it flat.
+            if data.shape.channels() == 1 && foreign.input.shape == Shape::Flat(data.shape.elements()) {
+                data.shape = foreign.input.shape;
+            }
             data
         }
         Source::Unlabelled => {

@@ -92,13 +92,11 @@ impl Report {
             ("seed, of the splits".to_owned(), format!("{}, {}", schedule.seed, flags.split_seed)),
         ];
         let shapes = model.shapes().unwrap_or_default();
-        let layers = model.nodes.iter().zip(shapes).map(|(node, shape)| {
-            let shape = match shape {
-                subrosa_train::Shape::Image { height, width, channels } => format!("{height} x {width} x {channels}"),
-                subrosa_train::Shape::Flat(units) => units.to_string(),
-            };
-            [node.name.clone(), wording(&node.op), shape]
-        });
+        let layers = model
+            .nodes
+            .iter()
+            .zip(shapes)
+            .map(|(node, shape)| [node.name.clone(), wording(&node.op), shape.to_string()]);
         Report {
             dataset: flags.dataset.to_string(),
             architecture,
