@@ -3,8 +3,8 @@
 //! [`data::load`] reads a labelled data set, [`build`] makes a network for it (or an import adapts one that is trained
 //! already), [`run`] trains it, with a checkpoint after each epoch, and the result is an ONNX file that any runtime reads.
 //!
-//! Tensors, automatic differentiation and matrix products are candle's: the smallest of the maintained Rust libraries that trains on a CPU
-//! without system libraries, whose custom operators let the layers that cost most be written for it.
+//! Tensors, automatic differentiation and matrix products are candle's: maintained, on a CPU without system libraries, and its
+//! custom operators let the layers that cost most be written for it.
 
 mod adam;
 mod adapt;

@@ -1,7 +1,6 @@
 //! The layers' operators, with their gradients, for candle's automatic differentiation.
 //!
-//! candle's own convolution, pooling and normalisation are made of many passes over memory and take several times as long to
-//! train with. Each operator here is one custom operator of it, on images height x width x channels. Sums run over
+//! candle's own convolution, pooling and normalisation are made of many passes over memory. Each operator here is one custom operator of it, on images height x width x channels. Sums run over
 //! fixed groups of samples in a fixed order, so results do not depend on the number of threads.
 
 mod batch_norm;
