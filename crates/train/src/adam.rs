@@ -38,7 +38,7 @@ pub(crate) struct Step {
 }
 
 impl Adam {
-    /// One step along the gradients of `loss`; `adjust` may change a parameter's gradient and, afterwards, its values.
+    /// One step; `prepare` may change a parameter's gradient before, `finish` its values afterwards.
     pub fn step(
         &mut self,
         variables: &BTreeMap<String, Var>,

@@ -225,6 +225,7 @@ fn quadratic(pairs: impl Iterator<Item = (f64, f64)>, least: f64) -> [f64; 3] {
 }
 
 /// What an operator saw, value by value for each channel.
+#[derive(Default)]
 struct Seen {
     /// Its operand.
     operands: Vec<Vec<f32>>,
@@ -250,19 +251,11 @@ fn observe(model: &Model, data: &DataSet) -> Result<Vec<Option<Seen>>, TrainErro
             let Some(slot) = slot else { return Ok(()) };
             match &node.op {
                 Op::Activation(Activation::Function(_)) => {
-                    let seen = slot.get_or_insert_with(|| Seen {
-                        operands: Vec::new(),
-                        results: Vec::new(),
-                        means: Vec::new(),
-                    });
+                    let seen = slot.get_or_insert_default();
                     collect(&mut seen.operands, operand)?;
                 }
                 Op::Pool { pooling: Pooling::Max, window } => {
-                    let seen = slot.get_or_insert_with(|| Seen {
-                        operands: Vec::new(),
-                        results: Vec::new(),
-                        means: Vec::new(),
-                    });
+                    let seen = slot.get_or_insert_default();
                     for (pooling, list) in [(Pooling::Max, &mut seen.results), (Pooling::Mean, &mut seen.means)] {
                         let pooled = operand.apply_op1(crate::ops::Pool { pooling, window: *window })?;
                         collect(list, &pooled)?;

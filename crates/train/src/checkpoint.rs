@@ -80,7 +80,8 @@ impl Checkpoint {
             views.push((name.clone(), view));
         }
         let bytes = serialize(views, Some(metadata)).map_err(|e| self.wrong(e.to_string()))?;
-        write_whole(&self.path, &bytes)
+        let unwritten = |source| TrainError::Unwritten { path: self.path.display().to_string(), source };
+        write_whole(&self.path, &bytes).map_err(unwritten)
     }
 
     /// The state of this run, `None` if there is no file.
@@ -142,9 +143,11 @@ fn moments<'a>(adam: &'a mut Adam, name: &str) -> &'a mut Moments {
     adam.moments.entry(name.to_owned()).or_default()
 }
 
-/// Writes a file wholly or not at all.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let io = |source| TrainError::Unwritten { path: path.display().to_string(), source };
+/// Writes a file wholly or not at all: beside `path`, with `.part` behind its name, and then in its place.
+///
+/// # Errors
+/// Whatever the system refuses; what was at `path` is still there.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".part");
     let part = path.with_file_name(name);
@@ -152,10 +155,10 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
         file.write_all(bytes)?;
         file.sync_all()
     });
-    if let Err(error) = written.and_then(|()| fs::rename(&part, path)) {
+    let moved = written.and_then(|()| fs::rename(&part, path));
+    if moved.is_err() {
         // What could not be written whole must not stay.
         let _ = fs::remove_file(&part);
-        return Err(io(error));
     }
-    Ok(())
+    moved
 }

@@ -26,6 +26,7 @@ pub use adapt::{Range, Replacement};
 pub use agent::{Adapted, Job, Outcome, forget, label, run};
 pub use architectures::{Architecture, Choice, Recipe, build};
 pub use batches::Augmentation;
+pub use checkpoint::write_whole;
 pub use error::TrainError;
 pub use export::to_onnx;
 pub use import::from_onnx;

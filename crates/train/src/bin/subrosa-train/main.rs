@@ -9,7 +9,6 @@ mod setting;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -150,17 +149,8 @@ impl Files {
 
 /// Writes a file wholly or not at all.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let failed =
-        |error: std::io::Error| Failure::of(&TrainError::Io { path: path.display().to_string(), source: error });
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    // As any other file of the user's; temporary files are for nobody else by default.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+    subrosa_train::write_whole(path, bytes)
+        .map_err(|source| Failure::of(&TrainError::Io { path: path.display().to_string(), source }))
 }
 
 /// What goes into the ONNX file beside the network.
