@@ -8,7 +8,7 @@ use crate::batches;
 use crate::data::DataSet;
 use crate::error::TrainError;
 use crate::model::{Activation, Array, Function, Model, Node, Op, Pooling, Source};
-use crate::runner::{Runner, input_tensor};
+use crate::runner::Runner;
 
 /// Samples of the training part from which ranges are learned.
 const OBSERVED: usize = 1024;
@@ -242,10 +242,9 @@ fn observe(model: &Model, data: &DataSet) -> Result<Vec<Option<Seen>>, TrainErro
     let count = data.train.labels.len();
     let order = batches::shuffled(count, &mut batches::random(0, 0, 3));
     let indices: Vec<usize> = order.into_iter().take(OBSERVED).collect();
-    for indices in indices.chunks(128) {
-        let input = input_tensor(data.shape, batches::gather(&data.train, data.shape, &data.scaling, indices))?;
+    for input in batches::inputs(data, &data.train, &indices) {
         let mut at = 0;
-        runner.run(&input, None, |node, operand| {
+        runner.run(&input?, None, |node, operand| {
             let slot = seen.get_mut(at);
             at += 1;
             let Some(slot) = slot else { return Ok(()) };
@@ -291,9 +290,8 @@ fn collect(lists: &mut Vec<Vec<f32>>, values: &Tensor) -> Result<(), TrainError>
 pub(crate) fn ranges(runner: &mut Runner, data: &DataSet) -> Result<Vec<Range>, TrainError> {
     let mut found: Vec<Range> = Vec::new();
     let indices: Vec<usize> = (0..data.train.len().min(2048)).collect();
-    for indices in indices.chunks(128) {
-        let input = input_tensor(data.shape, batches::gather(&data.train, data.shape, &data.scaling, indices))?;
-        runner.run(&input, None, |node, operand| {
+    for input in batches::inputs(data, &data.train, &indices) {
+        runner.run(&input?, None, |node, operand| {
             if let Op::Activation(Activation::Polynomial(_) | Activation::Learned { .. }) = &node.op {
                 let low = f64::from(operand.detach().flatten_all()?.min(0)?.to_scalar::<f32>()?);
                 let high = f64::from(operand.detach().flatten_all()?.max(0)?.to_scalar::<f32>()?);

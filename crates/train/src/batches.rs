@@ -1,12 +1,15 @@
 //! Batches of samples, shuffled and, for images, varied.
 
+use candle_core::Tensor;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use crate::data::{Part, Samples, Scaling};
+use crate::data::{DataSet, Part, Samples, Scaling};
+use crate::error::TrainError;
 use crate::model::Shape;
+use crate::runner::input_tensor;
 
 /// How images are varied while training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,8 +34,20 @@ pub(crate) fn shuffled(count: usize, random: &mut ChaCha8Rng) -> Vec<usize> {
     order
 }
 
+/// Samples that are evaluated at once.
+const EVALUATED: usize = 128;
+
+/// The samples `indices` of a part as the runner takes them, so many at once.
+pub(crate) fn inputs<'a>(
+    data: &'a DataSet,
+    part: &'a Part,
+    indices: &'a [usize],
+) -> impl Iterator<Item = Result<Tensor, TrainError>> + 'a {
+    indices.chunks(EVALUATED).map(|some| input_tensor(data.shape, gather(part, data.shape, &data.scaling, some)))
+}
+
 /// Values of the samples `indices`, pixels scaled.
-pub(crate) fn gather(part: &Part, shape: Shape, scaling: &Scaling, indices: &[usize]) -> Vec<f32> {
+fn gather(part: &Part, shape: Shape, scaling: &Scaling, indices: &[usize]) -> Vec<f32> {
     varied(part, shape, scaling, indices, &[], None)
 }
 

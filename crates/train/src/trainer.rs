@@ -354,16 +354,12 @@ fn classes(scores: &Tensor) -> Result<Vec<u32>, TrainError> {
     Ok(scores.detach().argmax(D::Minus1)?.to_vec1()?)
 }
 
-/// Samples that are evaluated at once.
-const EVALUATED: usize = 128;
-
 /// How a network does on labelled samples.
 pub(crate) fn score(runner: &mut Runner, part: &Part, data: &DataSet) -> Result<Score, TrainError> {
     let indices: Vec<usize> = (0..part.labels.len()).collect();
     let mut predictions = Vec::with_capacity(indices.len());
-    for indices in indices.chunks(EVALUATED) {
-        let input = input_tensor(data.shape, batches::gather(part, data.shape, &data.scaling, indices))?;
-        predictions.extend(classes(&runner.forward(&input, None)?)?);
+    for input in batches::inputs(data, part, &indices) {
+        predictions.extend(classes(&runner.forward(&input?, None)?)?);
     }
     let count = data.classes.len();
     let (mut right, mut all) = (vec![0usize; count], vec![0usize; count]);
