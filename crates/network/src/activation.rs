@@ -45,6 +45,7 @@ kinds! {
     Clip "clip" "x held between two bounds.",
     Abs "abs" "|x|.",
     Exp "exp" "e^x.",
+    Max "max" "The largest value of each window, as in MaxPool.",
     Other "other" "Any other function of each value alone.",
 }
 
@@ -168,6 +169,7 @@ impl fmt::Display for Activation {
 ///
 /// As text: `relu=x2+2x`, several separated by semicolons or spaces. The right side may be a [`Fit`], as in
 /// `relu=chebyshev(relu,4,-4,4)`; without a function it is the left side that is fitted: `relu=chebyshev(4,-4,4)`.
+/// `max=mean` puts mean pooling in the place of MaxPool.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Substitutions(BTreeMap<ActivationKind, Polynomial>);
 
@@ -202,6 +204,10 @@ impl fmt::Display for Substitutions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, (kind, polynomial)) in self.0.iter().enumerate() {
             let separator = if index == 0 { "" } else { ";" };
+            if *kind == ActivationKind::Max {
+                write!(f, "{separator}{kind}=mean")?;
+                continue;
+            }
             write!(f, "{separator}{kind}={polynomial}")?;
         }
         Ok(())
@@ -219,6 +225,9 @@ pub enum ParseSubstitutionsError {
         "'{0}' is not an activation known here: use relu, relu6, leakyrelu, elu, selu, softplus, sigmoid, tanh, gelu, swish, …"
     )]
     UnknownActivation(String),
+    /// Something else than the mean in the place of the largest value.
+    #[error("'{0}' cannot stand for the largest of several values: write max=mean")]
+    OnlyMean(String),
     /// The right side is no polynomial.
     #[error("{0}, or a fit like chebyshev(4,-4,4)")]
     Polynomial(#[from] ParsePolynomialError),
@@ -242,7 +251,12 @@ impl FromStr for Substitutions {
             let (kind, polynomial) =
                 part.split_once('=').ok_or_else(|| ParseSubstitutionsError::NotAPair(part.to_owned()))?;
             let kind = kind.parse()?;
-            let polynomial = if polynomial.contains('(') {
+            let polynomial = if kind == ActivationKind::Max {
+                if polynomial.trim() != "mean" {
+                    return Err(ParseSubstitutionsError::OnlyMean(polynomial.to_owned()));
+                }
+                Polynomial::identity()
+            } else if polynomial.contains('(') {
                 Fit::parse_for(kind, polynomial)?.polynomial()?
             } else {
                 polynomial.parse()?
@@ -264,6 +278,7 @@ mod tests {
         assert_eq!(substitutions.to_string(), "relu=x^2+2x;tanh=-0.3x^3+x;swish=x");
         assert_eq!(substitutions.to_string().parse::<Substitutions>().unwrap(), substitutions);
         assert_eq!(substitutions.get(ActivationKind::Relu).unwrap().to_string(), "x^2+2x");
+        assert_eq!("max=mean".parse::<Substitutions>().unwrap().to_string(), "max=mean");
     }
 
     #[test]
@@ -287,6 +302,7 @@ mod tests {
             ("relu=chebyshev(4,-4)", "write METHOD(FUNCTION,DEGREE,LO,HI)"),
             ("relu=remez(4,-4,4)", "'remez' is not a way to fit"),
             ("clip=chebyshev(4,-4,4)", "clip is not one function"),
+            ("max=x2", "'x2' cannot stand for the largest of several values: write max=mean"),
         ] {
             let error = text.parse::<Substitutions>().unwrap_err().to_string();
             assert!(error.contains(part), "{error}");

@@ -76,6 +76,57 @@ pub enum NetworkError {
          use one polynomial for all of them, or none"
     )]
     UnevenOutput(String),
+    /// A node that cannot be part of a circuit.
+    #[error("node '{node}' ({op}) {why}, which cannot be protected: {remedy}")]
+    Operator {
+        /// The node.
+        node: String,
+        /// Its operator.
+        op: String,
+        /// What it does that stands against it.
+        why: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// A layer whose matrix would not fit in memory.
+    #[error(
+        "node '{node}' ({op}) is a linear map with {entries} weights once it is written out, where at most {limit} can \
+         be protected: protect less (--scope classifier, or from a later layer on), or use a network with smaller \
+         pictures or fewer channels"
+    )]
+    TooLarge {
+        /// The node.
+        node: String,
+        /// Its operator.
+        op: String,
+        /// Entries of its matrix.
+        entries: String,
+        /// Entries allowed.
+        limit: usize,
+    },
+    /// `--scope from:NAME` with a name that no node or layer has.
+    #[error("no layer is called '{name}'; the layers are: {known}")]
+    NoSuchLayer {
+        /// The name asked for.
+        name: String,
+        /// The names to choose from.
+        known: String,
+    },
+    /// A cut at which the protected part would need more than one tensor.
+    #[error(
+        "the network cannot be cut before '{name}': node '{reader}' behind it also reads '{tensor}' from before it; \
+         choose a layer outside of this branch, such as one of: {known}"
+    )]
+    SeveralPaths {
+        /// The layer to cut at.
+        name: String,
+        /// The node that reads past the cut.
+        reader: String,
+        /// What it reads.
+        tensor: String,
+        /// Layers at which the network can be cut.
+        known: String,
+    },
     /// Folding produced weights beyond what f64 holds.
     #[error("the weights of layer '{0}' overflow when the layers around it are folded in; check the network's weights")]
     Overflow(String),

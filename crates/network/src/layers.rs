@@ -61,6 +61,11 @@ pub(crate) fn unique_name(name: String, taken: impl Fn(&str) -> bool) -> String 
 
 /// Lists a network's layers in the order in which they are computed.
 pub(crate) fn list(graph: &Graph) -> Vec<LayerInfo> {
+    list_with_nodes(graph).into_iter().map(|(_, row)| row).collect()
+}
+
+/// The same, each with the index of its first node.
+pub(crate) fn list_with_nodes(graph: &Graph) -> Vec<(usize, LayerInfo)> {
     let layers = Fc::all(graph);
     let classifier = Classifier::find(graph, &layers);
     let mut listing = Listing {
@@ -119,7 +124,8 @@ struct Listing<'a> {
     /// Nodes of the chain with the note that explains their part.
     protected: HashMap<usize, String>,
     layers: &'a [Fc],
-    rows: Vec<LayerInfo>,
+    /// Rows, each with the index of its first node.
+    rows: Vec<(usize, LayerInfo)>,
 }
 
 impl<'a> Listing<'a> {
@@ -271,19 +277,20 @@ impl<'a> Listing<'a> {
         let name = match fc {
             Some(fc) => fc.name.clone(),
             None => unique_name(layer_name(self.graph, first), |name| {
-                let listed = self.rows.iter().any(|row| row.name == name);
+                let listed = self.rows.iter().any(|(_, row)| row.name == name);
                 listed || self.layers.iter().any(|fc| fc.name == name)
             }),
         };
         self.covered.extend(nodes);
-        self.rows.push(LayerInfo {
+        let row = LayerInfo {
             name,
             op,
             shape: shape.get(1..).unwrap_or_default().to_vec(),
             parameters,
             protectable: self.protected.contains_key(&first),
             note,
-        });
+        };
+        self.rows.push((first, row));
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod activation;
 mod chain;
+mod circuit;
 mod error;
 pub mod fit;
 mod graph;
@@ -19,6 +20,7 @@ mod split;
 
 pub use activation::{Activation, ActivationKind, ParseSubstitutionsError, Substitutions};
 pub use chain::{Chain, Dense, LayerTrace};
+pub use circuit::{Circuit, CircuitLayer, CircuitSplit, LayerActivation, Place, Source, SparseMatrix, Term};
 pub use error::NetworkError;
 pub use fit::{Fit, FitError, FitErrors, FitMethod, Interval, ScalarFunction};
 pub use graph::{Constant, Graph, Node};
@@ -79,6 +81,20 @@ impl Network {
     /// has no substitution; the text names the layer and the flag.
     pub fn split(&self, scope: &Scope, substitutions: &Substitutions) -> Result<Split, NetworkError> {
         split::split(&self.onnx, &self.graph, scope, substitutions)
+    }
+
+    /// Cuts the network where `scope` says and turns everything from there on into a [`Circuit`]: convolutions, FC
+    /// layers, branches and whatever else is linear, with activations on each value between. `Scope::From` may name any
+    /// layer at which one tensor holds all that the layers behind it need.
+    ///
+    /// Activations that are no polynomials and have no substitution stay in the circuit as
+    /// [`LayerActivation::Function`].
+    ///
+    /// # Errors
+    /// A scope that this network has not, operators that encryption cannot evaluate, matrices of more than 2^28
+    /// entries; the text names the node and what to do.
+    pub fn circuit(&self, scope: &Scope, substitutions: &Substitutions) -> Result<CircuitSplit, NetworkError> {
+        circuit::circuit(&self.onnx, &self.graph, scope, substitutions)
     }
 
     /// Its nodes and constants, to look at.

@@ -278,8 +278,15 @@ impl Graph {
         }
     }
 
-    /// `scale (x - mean) / sqrt(variance + epsilon) + shift` by channel, the axis after the batch.
     fn batch_norm(&self, node: &Node, data: &Expression) -> Option<Expression> {
+        let (a, b) = self.batch_norm_step(node)?;
+        let scaled = data.multiply(&Expression::constant(a))?;
+        Some(scaled.add(&Expression::constant(b), 1.0))
+    }
+
+    /// `a` and `b` of a batch norm, one each for every value: `scale (x - mean) / sqrt(variance + epsilon) + shift` by
+    /// channel, the axis after the batch.
+    pub(crate) fn batch_norm_step(&self, node: &Node) -> Option<(Vec<f64>, Vec<f64>)> {
         if node.int("training_mode", 0) != 0 {
             return None;
         }
@@ -302,8 +309,7 @@ impl Graph {
             a.extend(std::iter::repeat_n(factor, inner));
             b.extend(std::iter::repeat_n(f64::from(*shift) - factor * f64::from(*mean), inner));
         }
-        let scaled = data.multiply(&Expression::constant(a))?;
-        Some(scaled.add(&Expression::constant(b), 1.0))
+        Some((a, b))
     }
 }
 
@@ -314,7 +320,7 @@ fn same_units(a: &[usize], b: &[usize]) -> bool {
 }
 
 /// A constant's value for each unit of `shape` by ONNX broadcasting, once if it is a scalar.
-fn spread(constant: &Constant, shape: &[usize]) -> Option<Vec<f64>> {
+pub(crate) fn spread(constant: &Constant, shape: &[usize]) -> Option<Vec<f64>> {
     if let [value] = constant.values.as_slice() {
         return Some(vec![f64::from(*value)]);
     }

@@ -165,14 +165,19 @@ pub(crate) fn split(
     let preamble = classifier.preamble.filter(|_| whole).map(|s| s.before);
     let (chain, replaced) = build(graph, &layers, links, preamble, substitutions)?;
     let front = match links.first().and_then(|&(index, _)| layers.get(index)) {
-        Some(first) if !whole => Some(cut(onnx, graph, first)?),
+        Some(first) if !whole => Some(cut(onnx, graph, &first.input)?),
         _ => None,
     };
     Ok(Split { front, features: chain.inputs(), chain, replaced })
 }
 
 /// Where in the chain the protected part begins.
-fn first_link(graph: &Graph, layers: &[Fc], classifier: &Classifier, scope: &Scope) -> Result<usize, NetworkError> {
+pub(crate) fn first_link(
+    graph: &Graph,
+    layers: &[Fc],
+    classifier: &Classifier,
+    scope: &Scope,
+) -> Result<usize, NetworkError> {
     match scope {
         Scope::Last => Ok(classifier.links.len().saturating_sub(1)),
         Scope::Classifier => Ok(0),
@@ -328,14 +333,14 @@ fn fold_rows(dense: &mut Dense, outgoing: &Affine) {
     }
 }
 
-/// The ONNX file of everything before `first`, with nothing else in it: no weights of protected
+/// The ONNX file of everything before the tensor `end`, with nothing else in it: no weights of protected
 /// layers, no metadata.
-fn cut(onnx: &[u8], graph: &Graph, first: &Fc) -> Result<Vec<u8>, NetworkError> {
+pub(crate) fn cut(onnx: &[u8], graph: &Graph, end: &str) -> Result<Vec<u8>, NetworkError> {
     let malformed = |error: &dyn fmt::Display| NetworkError::Malformed(error.to_string());
     let model = ModelProto::parse_buf(onnx).map_err(|e| malformed(&e))?;
     let proto = model.graph.ok_or_else(|| malformed(&"it holds no network graph"))?;
-    let mut needed: HashSet<String> = HashSet::from([first.input.clone()]);
-    let mut waiting = vec![first.input.clone()];
+    let mut needed: HashSet<String> = HashSet::from([end.to_owned()]);
+    let mut waiting = vec![end.to_owned()];
     let mut kept = HashSet::new();
     let writer: HashMap<&str, usize> = proto
         .node
@@ -371,21 +376,22 @@ fn cut(onnx: &[u8], graph: &Graph, first: &Fc) -> Result<Vec<u8>, NetworkError> 
         node,
         initializer: proto.initializer.into_iter().filter(|t| holds(&t.name)).collect(),
         input: proto.input.into_iter().filter(|v| v.name.as_deref() == Some(graph.input.as_str())).collect(),
-        output: vec![cut_output(first)],
+        output: vec![cut_output(graph, end)],
         value_info: Vec::new(),
     };
     ModelProto { graph: Some(front), metadata_props: Vec::new(), ..model }.write_buf().map_err(|e| malformed(&e))
 }
 
-fn cut_output(first: &Fc) -> ValueInfoProto {
+fn cut_output(graph: &Graph, end: &str) -> ValueInfoProto {
     let batch = Dimension { dim_value: None, dim_param: Some("batch".into()) };
-    let features = Dimension { dim_value: i64::try_from(first.cols).ok(), dim_param: None };
+    let sizes = graph.shape(end).iter().skip(1);
+    let sizes = sizes.map(|&size| Dimension { dim_value: i64::try_from(size).ok(), dim_param: None });
     ValueInfoProto {
-        name: Some(first.input.clone()),
+        name: Some(end.to_owned()),
         r#type: Some(TypeProto {
             tensor_type: Some(TypeProtoTensor {
                 elem_type: Some(DataType::FLOAT),
-                shape: Some(TensorShapeProto { dim: vec![batch, features] }),
+                shape: Some(TensorShapeProto { dim: std::iter::once(batch).chain(sizes).collect() }),
             }),
             ..TypeProto::default()
         }),

@@ -41,7 +41,7 @@ impl ScalarFunction {
     /// parameter for a kind without, or beyond +-1000, or less than 0.001 where it must be positive.
     pub fn new(kind: ActivationKind, parameter: Option<f64>) -> Result<Self, FitError> {
         use ActivationKind::*;
-        if matches!(kind, Prelu | Clip | Other) {
+        if matches!(kind, Prelu | Clip | Max | Other) {
             return Err(FitError::NoFunction(kind));
         }
         let (default, least) = match kind {
@@ -94,7 +94,7 @@ impl ScalarFunction {
             Abs => x.abs(),
             Exp => x.exp(),
             // `new` makes none of these.
-            Prelu | Clip | Other => f64::NAN,
+            Prelu | Clip | Max | Other => f64::NAN,
         }
     }
 

@@ -43,7 +43,7 @@ pub(super) fn series(function: ScalarFunction, at: f64, order: usize) -> Vec<f64
         Exp => exponential(at.exp(), 1.0, order),
         Relu | Relu6 | HardSigmoid | HardSwish => line(function.eval(at), 0.0, order),
         // No `ScalarFunction` has these kinds.
-        Prelu | Clip | Other => line(f64::NAN, f64::NAN, order),
+        Prelu | Clip | Max | Other => line(f64::NAN, f64::NAN, order),
     }
 }
 

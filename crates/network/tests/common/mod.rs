@@ -3,10 +3,14 @@
 
 use std::cell::RefCell;
 
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha20Rng;
 use rten_onnx::onnx::{
     AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
     TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
 };
+use subrosa_network::Circuit;
+use subrosa_plain::PlainNetwork;
 
 pub struct Builder {
     pub graph: GraphProto,
@@ -143,4 +147,31 @@ pub fn relative_difference(a: &[f64], b: &[f32]) -> f64 {
     let largest = a.iter().fold(1e-3f64, |m, v| m.max(v.abs()));
     let differences = a.iter().zip(b).map(|(a, &b)| (a - f64::from(b)).abs());
     differences.fold(0.0, f64::max) / largest
+}
+
+/// What a network's output is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oracle {
+    Scores,
+    Softmax,
+}
+
+/// A circuit from the input on against the runtime, on random inputs.
+pub fn compare(name: &str, onnx: &[u8], circuit: &Circuit, oracle: Oracle, samples: usize) {
+    let plain = PlainNetwork::load(onnx, 1).unwrap();
+    let mut rng = ChaCha20Rng::seed_from_u64(7);
+    assert_eq!((circuit.inputs(), circuit.outputs()), (plain.input_len(), plain.output_len()), "{name}");
+    for _ in 0..samples {
+        let input: Vec<f32> = (0..plain.input_len()).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let expected = plain.run(1, &input).unwrap();
+        let exact: Vec<f64> = input.iter().map(|&v| v.into()).collect();
+        let mut scores = circuit.eval(&exact);
+        if oracle == Oracle::Softmax {
+            let largest = scores.iter().copied().fold(f64::MIN, f64::max);
+            let sum: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
+            scores.iter_mut().for_each(|s| *s = (*s - largest).exp() / sum);
+        }
+        let difference = relative_difference(&scores, &expected);
+        assert!(difference < 1e-4, "{name}: off by {difference}: {scores:?} instead of {expected:?}");
+    }
 }
