@@ -21,18 +21,16 @@ pub(crate) struct Matrix {
 }
 
 impl Matrix {
-    /// Unpacks the weights of a layout, all at one level and scale, on all threads of the pool.
+    /// Unpacks the weights of `groups` sums of `terms` products, all at one level and scale, on all threads of the pool.
     pub fn load(
         parameters: &Parameters,
-        layout: &Diagonals,
+        (groups, terms): (usize, usize),
         (level, scale): (usize, f64),
         packed: &[&[u8]],
         unpack: impl Fn(&[u8]) -> Result<Ciphertext, EdgeError> + Sync,
     ) -> Result<Self, EdgeError> {
-        let terms = layout.tiles.iter().map(|t| t.babies).sum::<usize>();
-        let places = layout.giants * terms;
-        let packed = packed.get(..places).ok_or_else(|| EdgeError::Program("a weight is missing".into()))?;
-        let mut stream = WeightStream::zeroed(parameters.ring(), level, layout.giants, terms);
+        let packed = packed.get(..groups * terms).ok_or_else(|| EdgeError::Program("a weight is missing".into()))?;
+        let mut stream = WeightStream::zeroed(parameters.ring(), level, groups, terms);
         let batch = UNPACKED_PER_THREAD * rayon::current_num_threads();
         for (i, packed) in packed.chunks(batch).enumerate() {
             let weights: Vec<Ciphertext> = packed.par_iter().map(|bytes| unpack(bytes)).collect::<Result<_, _>>()?;
@@ -59,17 +57,30 @@ impl Matrix {
         Ok(Ciphertext { components: out.into(), scale: self.scale * scale })
     }
 
-    /// `sum_t W[g, t] * X_t`, of degree 2, for each giant step g of the layout; `finish` gets them in order.
+    /// `sum_t W[t] * x_t` over plain inputs, one a term.
+    pub fn sum_plain(&self, inputs: &[&Plaintext]) -> Result<Ciphertext, EdgeError> {
+        let scale = inputs.first().map_or(1.0, |x| x.scale);
+        let fits = self.stream.groups() == 1
+            && inputs.len() == self.stream.terms()
+            && inputs.iter().all(|x| self.has_shape(&x.poly) && is_close(x.scale, scale));
+        if !fits {
+            return Err(misfit());
+        }
+        let mut out = [self.zero(), self.zero()];
+        let unshifted: Vec<_> = inputs.iter().map(|x| (&x.poly, 1)).collect();
+        self.stream.product_plain(&unshifted, out.each_mut());
+        Ok(Ciphertext { components: out.into(), scale: self.scale * scale })
+    }
+
+    /// `sum_t W[g, t] * X_t`, of degree 2, for each group g; `finish` gets them in order.
     pub fn times_ciphertexts<R>(
         &self,
-        layout: &Diagonals,
-        inputs: &[Ciphertext],
-        finish: impl FnOnce(&[Ciphertext]) -> Result<R, EdgeError>,
+        inputs: &[&Ciphertext],
+        finish: impl FnOnce(&mut [Ciphertext]) -> Result<R, EdgeError>,
     ) -> Result<R, EdgeError> {
         let scale = inputs.first().map_or(1.0, |x| x.scale);
-        let components: Vec<[&RnsPoly; 2]> = inputs.iter().map(linear).collect::<Result<_, _>>()?;
-        let fits = self.stream.groups() == layout.giants
-            && inputs.len() == self.stream.terms()
+        let components: Vec<[&RnsPoly; 2]> = inputs.iter().map(|x| linear(x)).collect::<Result<_, _>>()?;
+        let fits = inputs.len() == self.stream.terms()
             && components.as_flattened().iter().all(|c| self.has_shape(c))
             && inputs.iter().all(|x| is_close(x.scale, scale));
         if !fits {
@@ -78,12 +89,12 @@ impl Matrix {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut parts = free.unwrap_or_else(|| {
             let part = || Ciphertext { components: vec![self.zero(), self.zero(), self.zero()], scale: 1.0 };
-            (0..layout.giants).map(|_| part()).collect()
+            (0..self.stream.groups()).map(|_| part()).collect()
         });
         let mut out: Vec<&mut RnsPoly> = parts.iter_mut().flat_map(|part| &mut part.components).collect();
         self.stream.product_cipher(&components, &mut out);
         parts.iter_mut().for_each(|part| part.scale = self.scale * scale);
-        let result = finish(&parts);
+        let result = finish(&mut parts);
         self.free.lock().unwrap_or_else(PoisonError::into_inner).push(parts);
         result
     }

@@ -4,7 +4,7 @@ use crate::error::EdgeError;
 use crate::processor::{Constants, Input, Processor};
 use subrosa_fhe::{Ciphertext, Galois, Plaintext};
 use subrosa_program::layout::Diagonals;
-use subrosa_program::{InputLayout, Step};
+use subrosa_program::{InputLayout, Product, Step};
 
 /// The registers of one evaluation.
 struct Machine<'a> {
@@ -22,8 +22,13 @@ pub(crate) fn execute(processor: &Processor, input: &Input) -> Result<Vec<Cipher
             *register = Some(c.clone());
         }
     }
-    for step in &program.steps {
+    for (i, step) in program.steps.iter().enumerate() {
         machine.step(step, input)?;
+        processor.dead_after(i).iter().for_each(|&r| {
+            if let Some(place) = machine.registers.get_mut(r) {
+                *place = None;
+            }
+        });
     }
     program.output.registers.iter().map(|&r| machine.take(r)).collect()
 }
@@ -67,6 +72,47 @@ impl Machine<'_> {
             }
             Step::DiagonalsCipher { layout, inputs, weights, rescale, dst } => {
                 let out = self.diagonals(layout, inputs, *weights, *rescale)?;
+                self.set(*dst, out)
+            }
+            Step::Linear { products, rescale, dst } => {
+                for (i, &dst) in dst.iter().enumerate() {
+                    let out = self.linear(products, i, *rescale)?;
+                    self.set(dst, out)?;
+                }
+                Ok(())
+            }
+            Step::LinearPlain { weights, inputs, dst } => {
+                let (Some(Constants::Matrix(matrix)), Input::Plain(tiles)) =
+                    (self.processor.constants(*weights), input)
+                else {
+                    return Err(EdgeError::Program("a plain product without its plain input".into()));
+                };
+                for (terms, &dst) in inputs.iter().zip(dst) {
+                    let tile = |&t: &usize| tiles.get(t).ok_or_else(|| EdgeError::Program("an input is missing".into()));
+                    let out = matrix.sum_plain(&terms.iter().map(tile).collect::<Result<Vec<_>, _>>()?)?;
+                    self.set(dst, out)?;
+                }
+                Ok(())
+            }
+            Step::Rotate { src, elements, dst } => {
+                let rotated = evaluator.rotate_hoisted(self.get(*src)?, elements, keys)?;
+                rotated.into_iter().enumerate().try_for_each(|(i, out)| self.set(dst + i, out))
+            }
+            Step::Parts { src, re, im } => {
+                let x = self.get(*src)?;
+                let conjugate = evaluator.rotate(x, Galois { rotation: 0, conjugate: true }, keys)?;
+                let (mut sum, mut difference) = (x.clone(), x.clone());
+                evaluator.add_assign(&mut sum, &conjugate)?;
+                evaluator.sub_assign(&mut difference, &conjugate)?;
+                // X^(N/2) is i in every slot, X^(3N/2) its inverse.
+                evaluator.mul_monomial_assign(&mut difference, 3 * evaluator.parameters().n() / 2)?;
+                self.set(*re, sum)?;
+                self.set(*im, difference)
+            }
+            Step::Combine { re, im, dst } => {
+                let mut out = self.get(*im)?.clone();
+                evaluator.mul_monomial_assign(&mut out, evaluator.parameters().n() / 2)?;
+                evaluator.add_assign(&mut out, self.get(*re)?)?;
                 self.set(*dst, out)
             }
             Step::CoefficientDot { weights, dst } => {
@@ -169,9 +215,48 @@ impl Machine<'_> {
         let Some(Constants::Matrix(matrix)) = self.processor.constants(weights) else {
             return Err(EdgeError::Program(format!("group {weights} is used in two ways")));
         };
-        matrix.times_ciphertexts(layout, &rotated, |parts| {
+        matrix.times_ciphertexts(&rotated.iter().collect::<Vec<_>>(), |parts| {
             let giants = (0..layout.giants).map(|g| Galois::rotation((g * layout.baby_stride) as u32));
-            Ok(evaluator.giant_sum(&giants.zip(parts).collect::<Vec<_>>(), keys, rescale)?)
+            Ok(evaluator.giant_sum(&giants.zip(&*parts).collect::<Vec<_>>(), keys, rescale)?)
+        })
+    }
+
+    /// Result `index` of a linear map: the sums before equal giant steps are added, then all is switched at once.
+    fn linear(&self, products: &[Product], index: usize, rescale: bool) -> Result<Ciphertext, EdgeError> {
+        let mut terms: Vec<(Galois, Ciphertext)> = Vec::new();
+        self.partial_sums(products, index, &mut terms, rescale)
+    }
+
+    /// Goes through the products one inside the other, since each keeps its sums in memory that it uses again.
+    fn partial_sums(
+        &self,
+        products: &[Product],
+        index: usize,
+        others: &mut Vec<(Galois, Ciphertext)>,
+        rescale: bool,
+    ) -> Result<Ciphertext, EdgeError> {
+        let evaluator = self.processor.evaluator();
+        let Some((product, rest)) = products.split_first() else {
+            return Err(EdgeError::Program("a linear map without products".into()));
+        };
+        let Some(Constants::Matrix(matrix)) = self.processor.constants(product.weights) else {
+            return Err(EdgeError::Program(format!("group {} is used in two ways", product.weights)));
+        };
+        let registers = product.inputs.get(index).map_or(&[][..], Vec::as_slice);
+        let inputs: Vec<&Ciphertext> = registers.iter().map(|&r| self.get(r)).collect::<Result<_, _>>()?;
+        matrix.times_ciphertexts(&inputs, |parts| {
+            if !rest.is_empty() {
+                others.extend(product.giants.iter().copied().zip(parts.iter().cloned()));
+                return self.partial_sums(rest, index, others, rescale);
+            }
+            for (galois, part) in product.giants.iter().zip(parts.iter_mut()) {
+                while let Some(at) = others.iter().position(|(g, _)| g == galois) {
+                    evaluator.add_assign(part, &others.swap_remove(at).1)?;
+                }
+            }
+            let mut terms: Vec<(Galois, &Ciphertext)> = product.giants.iter().copied().zip(&*parts).collect();
+            terms.extend(others.iter().map(|(g, c)| (*g, c)));
+            Ok(evaluator.giant_sum(&terms, self.processor.keys(), rescale)?)
         })
     }
 }

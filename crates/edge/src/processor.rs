@@ -13,7 +13,7 @@ use subrosa_program::bundle::{BUNDLE_KIND, Bundle, Manifest};
 use subrosa_program::container::Signer;
 use subrosa_program::layout::Diagonals;
 use subrosa_program::results::{ResultsManifest, ResultsWriter};
-use subrosa_program::{InputLayout, Program, Step};
+use subrosa_program::{InputLayout, Program, Register, Step};
 use subrosa_ring::sampler::os_rng;
 
 /// How a bundle is loaded.
@@ -71,6 +71,8 @@ pub struct Processor {
     keys: EvaluationKeys,
     public_key: Option<PublicKey>,
     constants: Vec<Constants>,
+    /// For each step, the registers that nothing reads after it.
+    dead: Vec<Vec<Register>>,
     front: Option<PlainNetwork>,
     preprocess: Preprocess,
     signer: Signer,
@@ -99,6 +101,7 @@ impl Processor {
         if bundle.program.input.encrypted && public_key.is_none() {
             return Err(EdgeError::Program("the input is to be encrypted, but there is no public key".into()));
         }
+        let dead = dead_registers(&bundle.program);
         Ok(Self {
             evaluator: Evaluator::new(&parameters),
             encoder: Encoder::new(&parameters),
@@ -108,6 +111,7 @@ impl Processor {
             keys,
             public_key,
             constants,
+            dead,
             front,
             preprocess,
             signer,
@@ -146,6 +150,10 @@ impl Processor {
     }
     pub(crate) fn constants(&self, group: usize) -> Option<&Constants> {
         self.constants.get(group)
+    }
+
+    pub(crate) fn dead_after(&self, step: usize) -> &[Register] {
+        self.dead.get(step).map_or(&[], Vec::as_slice)
     }
 
     /// Data Stream Acquisition: reads a file (or `-`, NDJSON on standard input) and preprocesses it as the bundle declares.
@@ -197,6 +205,7 @@ impl Processor {
         for i in 0..spec.layout.polynomials() {
             plain.push(match &spec.layout {
                 InputLayout::Diagonals(d) => self.encoder.encode(&d.input_slots(i, &x), spec.scale, spec.level)?,
+                InputLayout::Tiles(d) => self.encoder.encode_real(&d.input_slots(i, &x), spec.scale, spec.level)?,
                 InputLayout::CoefficientDot(d) => {
                     self.encoder.encode_coefficients(&d.input_coefficients(i, &x), spec.scale, spec.level)?
                 }
@@ -226,6 +235,21 @@ impl Processor {
     }
 }
 
+/// For each step, the registers that are read there for the last time.
+fn dead_registers(program: &Program) -> Vec<Vec<Register>> {
+    let mut last = BTreeMap::new();
+    for (i, step) in program.steps.iter().enumerate() {
+        last.extend(step.sources().into_iter().map(|r| (r, i)));
+    }
+    let mut dead = vec![Vec::new(); program.steps.len()];
+    for (register, step) in last {
+        if let (Some(list), false) = (dead.get_mut(step), program.output.registers.contains(&register)) {
+            list.push(register);
+        }
+    }
+    dead
+}
+
 /// Opens a bundle, checks its integrity and program, and its signature: against the trusted owner, if one is given.
 ///
 /// # Errors
@@ -244,23 +268,34 @@ pub fn open_bundle(path: &Path, trust: Option<&Signer>) -> Result<(Bundle, Signe
 /// Unpacks the constants, all cores at work; those of products by diagonals are packed again, in the order they are read.
 fn load_constants(bundle: &Bundle, parameters: &Parameters) -> Result<Vec<Constants>, EdgeError> {
     let program = &bundle.program;
-    let matrices: BTreeMap<usize, &Diagonals> = program
-        .steps
-        .iter()
-        .filter_map(|step| match (step, &program.input.layout) {
-            (Step::DiagonalsPlain { weights, .. }, InputLayout::Diagonals(layout)) => Some((*weights, layout)),
-            (Step::DiagonalsCipher { weights, layout, .. }, _) => Some((*weights, layout)),
-            _ => None,
-        })
-        .collect();
+    // Groups that are read as streams, with the number of their sums and of the products in each.
+    let mut matrices = BTreeMap::new();
+    let of_layout = |d: &Diagonals| (d.giants, d.tiles.iter().map(|t| t.babies).sum::<usize>());
+    for step in &program.steps {
+        match (step, &program.input.layout) {
+            (Step::DiagonalsPlain { weights, .. }, InputLayout::Diagonals(layout)) => {
+                matrices.insert(*weights, of_layout(layout));
+            }
+            (Step::DiagonalsCipher { weights, layout, .. }, _) => {
+                matrices.insert(*weights, of_layout(layout));
+            }
+            (Step::Linear { products, .. }, _) => {
+                matrices.extend(products.iter().map(|p| (p.weights, (p.giants.len(), p.terms()))));
+            }
+            (Step::LinearPlain { weights, inputs, .. }, _) => {
+                matrices.insert(*weights, (1, inputs.first().map_or(0, Vec::len)));
+            }
+            _ => {}
+        }
+    }
     let mut out = Vec::new();
     for (group, packed) in bundle.constants(parameters)?.into_iter().enumerate() {
         let unpack = |bytes: &[u8]| -> Result<Ciphertext, EdgeError> {
             Ok(bundle.constant(parameters, group, bytes)?.expand(parameters)?)
         };
         out.push(match (matrices.get(&group), program.constants.get(group)) {
-            (Some(layout), Some(shape)) => {
-                Constants::Matrix(Matrix::load(parameters, layout, (shape.level, shape.scale), &packed, unpack)?)
+            (Some(&sums), Some(shape)) => {
+                Constants::Matrix(Matrix::load(parameters, sums, (shape.level, shape.scale), &packed, unpack)?)
             }
             _ => Constants::Ciphertexts(packed.par_iter().map(|bytes| unpack(bytes)).collect::<Result<_, _>>()?),
         });

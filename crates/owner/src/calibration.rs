@@ -1,10 +1,11 @@
 //! Ranges: what the features and outputs of a network look like, from calibration data or from synthetic inputs.
 
 use crate::error::OwnerError;
+use crate::protected::Protected;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use subrosa_input::{Dataset, Preprocess};
-use subrosa_network::{Network, Split};
+use subrosa_network::Network;
 use subrosa_plain::PlainNetwork;
 use subrosa_plan::InputRange;
 
@@ -21,6 +22,11 @@ const SYNTHETIC_RELATIVE_ERROR: f64 = 2e-4;
 /// Feature vectors that are kept to bound the values behind them.
 const KEPT_FEATURES: usize = 256;
 
+/// Samples that are evaluated at a time; bounds the memory.
+const EVALUATED_TOGETHER: usize = 64;
+/// Wanted error of a whole network over the largest output that was seen: it has more layers, whose scales cost more.
+const CIRCUIT_RELATIVE_ERROR: f64 = 5e-3;
+
 /// What calibration found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Calibration {
@@ -31,7 +37,7 @@ pub struct Calibration {
     /// Range of the features that the plan covers, margin included.
     #[serde(skip, default = "empty_range")]
     pub input: InputRange,
-    /// Some of the feature vectors, for the ranges of the values behind them; none if they are synthetic.
+    /// Some of the feature vectors, for the ranges of the values behind them.
     #[serde(skip)]
     pub features: Vec<Vec<f64>>,
     /// Largest absolute output of the approximated network that was seen.
@@ -47,6 +53,11 @@ fn empty_range() -> InputRange {
 }
 
 impl Calibration {
+    /// The same for a whole network.
+    pub fn wanted_error_of_circuit(&self) -> f64 {
+        CIRCUIT_RELATIVE_ERROR * self.largest_output.max(f64::MIN_POSITIVE.sqrt())
+    }
+
     /// The error the planner is asked to stay below.
     pub fn wanted_error(&self) -> f64 {
         let relative = if self.synthetic { SYNTHETIC_RELATIVE_ERROR } else { RELATIVE_ERROR };
@@ -57,7 +68,7 @@ impl Calibration {
 /// Measures on calibration data.
 pub(crate) fn on_data(
     network: &Network,
-    split: &Split,
+    protected: &Protected,
     data: &Dataset,
     preprocess: &Preprocess,
 ) -> Result<Calibration, OwnerError> {
@@ -65,7 +76,7 @@ pub(crate) fn on_data(
     if data.count == 0 {
         return Err(OwnerError::Usage("the calibration data has no samples".into()));
     }
-    let mut measured = measure(split, data.count, &inputs)?;
+    let mut measured = measure(protected, data.count, &inputs)?;
     let original = PlainNetwork::load(network.onnx(), 0)?;
     let expected = top_classes(&original, data.count, &inputs)?;
     let share = |hits: usize| hits as f64 / data.count as f64;
@@ -82,11 +93,11 @@ pub(crate) fn on_data(
 /// over -1..1 for the size of the outputs and over -4..4 for the range of the features (standardised data go that far).
 pub(crate) fn on_synthetic(
     network: &Network,
-    split: &Split,
+    protected: &Protected,
     preprocess: Option<&Preprocess>,
 ) -> Result<Calibration, OwnerError> {
     let len: usize = network.input_shape().iter().product();
-    let over = |low, high| measure(split, SYNTHETIC_INPUTS, &synthetic(len, low, high)).map(|m| m.calibration);
+    let over = |low, high| measure(protected, SYNTHETIC_INPUTS, &synthetic(len, low, high)).map(|m| m.calibration);
     let mut found = match preprocess {
         Some(p) => {
             let (low, high) = pixel_range(p);
@@ -95,7 +106,6 @@ pub(crate) fn on_synthetic(
         None => Calibration { input: over(-4.0, 4.0)?.input, ..over(-1.0, 1.0)? },
     };
     found.synthetic = true;
-    found.features.clear();
     Ok(found.with_margin(SYNTHETIC_MARGIN))
 }
 
@@ -151,8 +161,8 @@ struct Measured {
     labels: Vec<usize>,
 }
 
-fn measure(split: &Split, count: usize, inputs: &[f32]) -> Result<Measured, OwnerError> {
-    let front = split.front.as_deref().map(|onnx| PlainNetwork::load(onnx, 0)).transpose()?;
+fn measure(protected: &Protected, count: usize, inputs: &[f32]) -> Result<Measured, OwnerError> {
+    let front = protected.front().map(|onnx| PlainNetwork::load(onnx, 0)).transpose()?;
     let mut input = empty_range();
     let mut largest_output = 0.0f64;
     let mut labels = Vec::with_capacity(count);
@@ -161,15 +171,19 @@ fn measure(split: &Split, count: usize, inputs: &[f32]) -> Result<Measured, Owne
         Some(front) => Cow::Owned(front.run(count, inputs)?),
         None => Cow::Borrowed(inputs),
     };
-    for sample in features.chunks(split.features.max(1)) {
-        let x: Vec<f64> = sample.iter().map(|&v| f64::from(v)).collect();
-        input.max_abs = x.iter().fold(input.max_abs, |m, v| m.max(v.abs()));
-        input.max_norm = input.max_norm.max(x.iter().map(|v| v * v).sum::<f64>().sqrt());
-        let Some(last) = split.chain.eval_trace(&x).pop() else { continue };
-        largest_output = last.pre_activation.iter().fold(largest_output, |m, v| m.max(v.abs()));
-        labels.push(argmax(last.output.into_iter()));
-        if kept.len() < KEPT_FEATURES {
-            kept.push(x);
+    for chunk in features.chunks(protected.features().max(1) * EVALUATED_TOGETHER) {
+        let samples = chunk.chunks(protected.features().max(1));
+        let samples: Vec<Vec<f64>> = samples.map(|x| x.iter().map(|&v| f64::from(v)).collect()).collect();
+        for (linear, output) in protected.evaluate(&samples) {
+            largest_output = linear.iter().fold(largest_output, |m, v| m.max(v.abs()));
+            labels.push(argmax(output.into_iter()));
+        }
+        for x in samples {
+            input.max_abs = x.iter().fold(input.max_abs, |m, v| m.max(v.abs()));
+            input.max_norm = input.max_norm.max(x.iter().map(|v| v * v).sum::<f64>().sqrt());
+            if kept.len() < KEPT_FEATURES {
+                kept.push(x);
+            }
         }
     }
     if !(input.max_norm.is_finite() && largest_output.is_finite()) {

@@ -9,6 +9,7 @@ mod decryption;
 mod deployment;
 mod error;
 mod key_generator;
+mod protected;
 mod protection;
 mod verification;
 

@@ -2,6 +2,7 @@
 
 use crate::calibration::{self, Calibration};
 use crate::error::OwnerError;
+use crate::protected::Protected;
 use crate::{Owner, Progress, key_generator};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -10,8 +11,8 @@ use std::time::Instant;
 use subrosa_fhe::security::SecurityLevel;
 use subrosa_fhe::{Encoder, Kernel, Parameters};
 use subrosa_input::{Dataset, Preprocess};
-use subrosa_network::{Activation, Network, Polynomial, Replaced, Scope, Split, Substitutions};
-use subrosa_plan::{CostModel, Forecast, Plan, PlanRequest, plan};
+use subrosa_network::{Network, Polynomial, Replaced, Scope, Substitutions};
+use subrosa_plan::{CostModel, Forecast, Plan, PlanRequest, WholeRequest, plan, plan_whole};
 use subrosa_program::bundle::{Manifest, ProtectedWriter};
 use subrosa_registry::{NewModel, Vault};
 
@@ -120,7 +121,7 @@ pub struct Settings {
 /// A network that was imported, split and calibrated.
 pub(crate) struct Prepared {
     pub network: Network,
-    pub split: Split,
+    pub protected: Protected,
     pub calibration: Calibration,
 }
 
@@ -153,8 +154,10 @@ impl Owner {
         let keygen_seconds = keygen.elapsed().as_secs_f64();
 
         let staging = self.registry.begin()?;
-        let first = prepared.split.chain.layers.first().map(|l| l.name.clone());
-        let layers_plain = prepared.network.layers().iter().position(|l| Some(&l.name) == first.as_ref()).unwrap_or(0);
+        let first = prepared.protected.first_layer();
+        let front = prepared.protected.front().unwrap_or_default();
+        let before = prepared.network.layers().iter().position(|l| Some(l.name.as_str()) == first);
+        let layers_plain = if front.is_empty() { 0 } else { before.unwrap_or(0) };
         let manifest = Manifest {
             id: staging.id().to_string(),
             name: request.name.into(),
@@ -166,10 +169,9 @@ impl Owner {
             input_shape: prepared.network.input_shape().to_vec(),
             preprocess: request.preprocess.as_ref().map(ToString::to_string),
             layers_plain,
-            layers_encrypted: prepared.split.chain.layers.len(),
+            layers_encrypted: prepared.protected.layers(),
             outputs: prepared.network.outputs(),
         };
-        let front = prepared.split.front.as_deref().unwrap_or_default();
         let path = staging.dir().join(PROTECTED_FILE);
         let mut file = ProtectedWriter::create(&path, &manifest, program, front, &keys.public, &keys.evaluation)?;
         progress.begin("encrypting weights", program.ciphertexts());
@@ -198,7 +200,7 @@ impl Owner {
             moduli_bits: spec.ciphertext_primes.iter().chain(&spec.special_primes).map(bits).collect(),
             scope: manifest.scope.clone(),
             input: manifest.input.clone(),
-            weights: prepared.split.chain.parameters(),
+            weights: prepared.protected.parameters(),
             ciphertexts: program.ciphertexts(),
             evaluation_keys: program.keys.len(),
             model_bytes: program.constants.iter().map(|g| g.count as u64 * seeded(g.level)).sum(),
@@ -207,15 +209,12 @@ impl Owner {
             protect_seconds: start.elapsed().as_secs_f64(),
             forecast: plan.forecast,
             calibration: prepared.calibration,
-            replaced: prepared.split.replaced.iter().map(replacement).collect(),
+            replaced: prepared.protected.replaced().iter().map(replacement).collect(),
             settings: Settings {
                 scope: request.scope.clone(),
                 substitutions: request.substitutions.clone(),
                 preprocess: request.preprocess.clone(),
-                output_activation: match prepared.split.chain.layers.last().map(|l| &l.activation) {
-                    Some(Activation::Polynomial(p)) => Some(p.clone()),
-                    _ => None,
-                },
+                output_activation: prepared.protected.output_activation(),
                 classes: request.classes.clone(),
             },
         };
@@ -246,20 +245,37 @@ impl Owner {
 
 impl Owner {
     fn make_plan(&self, request: &ProtectRequest, prepared: &Prepared) -> Result<Plan, OwnerError> {
-        let chain = if request.fold { prepared.split.chain.folded() } else { prepared.split.chain.clone() };
         let kernel = Kernel::active()?;
         let costs = request.costs.cloned().unwrap_or_else(|| cost_model(&self.home, kernel));
-        Ok(plan(&PlanRequest {
-            chain: &chain,
-            input: prepared.calibration.input,
-            samples: &prepared.calibration.features,
-            encrypted_input: request.encrypted_input,
-            security: request.security,
-            max_error: prepared.calibration.wanted_error(),
-            memory_limit: request.memory_limit,
-            costs: &costs,
-            kernel,
-        })?)
+        let calibration = &prepared.calibration;
+        match &prepared.protected {
+            Protected::Chain(split) => {
+                let chain = if request.fold { split.chain.folded() } else { split.chain.clone() };
+                Ok(plan(&PlanRequest {
+                    chain: &chain,
+                    input: calibration.input,
+                    samples: if calibration.synthetic { &[] } else { &calibration.features },
+                    encrypted_input: request.encrypted_input,
+                    security: request.security,
+                    max_error: calibration.wanted_error(),
+                    memory_limit: request.memory_limit,
+                    costs: &costs,
+                    kernel,
+                })?)
+            }
+            Protected::Circuit(whole) => Ok(plan_whole(&WholeRequest {
+                circuit: &whole.split.circuit,
+                input: calibration.input,
+                samples: &calibration.features,
+                calibrated: !calibration.synthetic,
+                encrypted_input: request.encrypted_input,
+                security: request.security,
+                max_error: calibration.wanted_error_of_circuit(),
+                memory_limit: request.memory_limit,
+                costs: &costs,
+                kernel,
+            })?),
+        }
     }
 }
 
@@ -276,7 +292,7 @@ fn replacement(r: &Replaced) -> String {
 /// Imports, splits and calibrates; refuses replacements whose cost is not known.
 pub(crate) fn prepare(request: &ProtectRequest) -> Result<Prepared, OwnerError> {
     let network = Network::from_onnx(request.onnx)?;
-    let split = network.split(&request.scope, &request.substitutions)?;
+    let protected = Protected::new(&network, &request.scope, &request.substitutions)?;
     if let Some(names) = request.classes.as_ref().filter(|c| c.len() != network.outputs()) {
         let (given, outputs) = (names.len(), network.outputs());
         return Err(OwnerError::Usage(format!(
@@ -286,15 +302,15 @@ pub(crate) fn prepare(request: &ProtectRequest) -> Result<Prepared, OwnerError> 
     let calibration = match request.calibrate {
         Some(data) => {
             let none = Preprocess::default();
-            calibration::on_data(&network, &split, data, request.preprocess.as_ref().unwrap_or(&none))?
+            calibration::on_data(&network, &protected, data, request.preprocess.as_ref().unwrap_or(&none))?
         }
-        None if !split.replaced.is_empty() && !request.force => {
-            let what = split.replaced.iter().map(replacement).collect::<Vec<_>>().join(", ");
+        None if !protected.replaced().is_empty() && !request.force => {
+            let what = protected.replaced().iter().map(replacement).collect::<Vec<_>>().join(", ");
             return Err(OwnerError::UnknownCost { what });
         }
-        None => calibration::on_synthetic(&network, &split, request.preprocess.as_ref())?,
+        None => calibration::on_synthetic(&network, &protected, request.preprocess.as_ref())?,
     };
-    Ok(Prepared { network, split, calibration })
+    Ok(Prepared { network, protected, calibration })
 }
 
 /// What the planner reckons with: the model in [`COST_MODEL_FILE`] of this home where it can be read and is for this kernel, else

@@ -2,6 +2,7 @@
 
 use crate::calibration::{argmax, top_classes};
 use crate::error::OwnerError;
+use crate::protected::Protected;
 use crate::{Owner, Progress};
 use serde::Serialize;
 use std::time::Instant;
@@ -68,7 +69,7 @@ impl Owner {
         let report = self.report(&record)?;
         let settings = &report.settings;
         let network = self.network(&record)?;
-        let split = network.split(&settings.scope, &settings.substitutions)?;
+        let protected = Protected::new(&network, &settings.scope, &settings.substitutions)?;
         let decryptor = self.decryptor(&record, &stored, vault)?;
         let dir = tempfile::tempdir().map_err(|e| OwnerError::io("create a directory in", &std::env::temp_dir(), e))?;
         let path = dir.path().join("bundle.srb");
@@ -101,12 +102,12 @@ impl Owner {
             infer_times.push(start.elapsed().as_secs_f64());
             let decrypted = decryptor.linear_outputs(&result)?;
             let x: Vec<f64> = sample.iter().map(|&v| f64::from(v)).collect();
-            let Some(reference) = split.chain.eval_trace(&x).pop() else { continue };
-            for (d, r) in decrypted.iter().zip(&reference.pre_activation) {
+            let Some((linear, output)) = protected.evaluate(&[x]).pop() else { continue };
+            for (d, r) in decrypted.iter().zip(&linear) {
                 max_abs_error = max_abs_error.max((d - r).abs());
                 largest_output = largest_output.max(r.abs());
             }
-            approximated_labels.push(argmax(reference.output.into_iter()));
+            approximated_labels.push(argmax(output.into_iter()));
             encrypted_labels.push(argmax(decryptor.activated(decrypted).into_iter()));
             progress.advance(1);
         }

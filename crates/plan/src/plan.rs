@@ -5,6 +5,7 @@ use crate::cost::{CostModel, Prediction, predict};
 use crate::keys::{KeySet, Shapes};
 use crate::primes::PrimeChain;
 use crate::search::{Alternative, PlanError};
+use crate::whole::{Constant, SimulateError, Simulation, simulate};
 use serde::{Deserialize, Serialize};
 use subrosa_fhe::{Encoder, Kernel, ParameterSpec, Parameters, Plaintext};
 use subrosa_program::layout::{CoefficientDot, CoefficientRows, Diagonals};
@@ -59,6 +60,8 @@ pub(crate) enum ConstantKind {
     DotBias { stage: usize, layout: CoefficientDot },
     Rows { stage: usize, layout: CoefficientRows },
     RowsBias { stage: usize, layout: CoefficientRows },
+    /// Of a whole network.
+    Circuit(Constant),
 }
 
 /// A candidate: a program, what its constants hold, its error, and the keys it uses together.
@@ -121,6 +124,45 @@ pub(crate) fn declared(range: f64) -> f64 {
 }
 
 impl Plan {
+    /// The plan of a whole network.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn of_circuit(
+        program: Program,
+        forecast: Forecast,
+        prediction: Prediction,
+        alternatives: Vec<Alternative>,
+        costs: CostModel,
+        log_qp: f64,
+        constants: Vec<Constant>,
+    ) -> Self {
+        let kinds = constants.into_iter().map(ConstantKind::Circuit).collect();
+        Self {
+            program,
+            forecast,
+            prediction,
+            alternatives,
+            costs,
+            ranges: Vec::new(),
+            log_qp,
+            kinds,
+            stages: Vec::new(),
+        }
+    }
+
+    /// Executes the plan of a whole network on plain vectors, in the arithmetic of its slots: exactly, or with noise of the forecast
+    /// size from a seed. Errors: the plan of a chain of dense layers.
+    pub fn simulate(&self, input: &[f64], seed: Option<u64>) -> Result<Simulation, SimulateError> {
+        let constants: Vec<&Constant> = self
+            .kinds
+            .iter()
+            .filter_map(|kind| match kind {
+                ConstantKind::Circuit(constant) => Some(constant),
+                _ => None,
+            })
+            .collect();
+        simulate(&self.program, &constants, input, seed)
+    }
+
     /// Predicted time of one blind evaluation on one thread.
     pub fn predicted_seconds(&self) -> f64 {
         self.prediction.infer.seconds
@@ -135,6 +177,7 @@ impl Plan {
         let (scale, level) = (spec.scale, spec.level);
         let stage_of = |i: usize| self.stages.get(i).ok_or(PlanError::Empty);
         let plaintext = match kind {
+            ConstantKind::Circuit(constant) => constant.encode(encoder, self.program.parameters.log_n, index, scale, level)?,
             ConstantKind::Diagonals { stage, layout } => {
                 let stage = stage_of(*stage)?;
                 let per_giant = layout.products() / layout.giants;
@@ -179,7 +222,7 @@ impl Plan {
 }
 
 /// A polynomial with `values[row]` at the coefficient of each row that lies in result `output`.
-fn at_positions(n: usize, values: &[f64], output: usize, position: impl Fn(usize) -> (usize, usize)) -> Vec<f64> {
+pub(crate) fn at_positions(n: usize, values: &[f64], output: usize, position: impl Fn(usize) -> (usize, usize)) -> Vec<f64> {
     let mut coefficients = vec![0.0; n];
     for (row, v) in values.iter().enumerate() {
         let (o, at) = position(row);

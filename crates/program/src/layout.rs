@@ -372,6 +372,86 @@ impl CoefficientRows {
     }
 }
 
+/// Input vectors in the slots, feature by feature: what a linear map over images or other tensors reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tiles {
+    /// Slots of the ring, N/2.
+    pub slots: usize,
+    /// Everything repeats with this period, a power of two up to the slots.
+    pub period: usize,
+    /// For each input vector, the features it carries; slots that are not named are zero.
+    pub tiles: Vec<Vec<Run>>,
+}
+
+/// `count` features at a constant distance in a constant distance of slots: feature `feature + i * feature_step` stands in slot
+/// `slot + i * slot_step` (modulo the period).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// First slot.
+    pub slot: u32,
+    /// First feature.
+    pub feature: u32,
+    /// Number of features.
+    pub count: u32,
+    /// Distance of the slots.
+    pub slot_step: u32,
+    /// Distance of the features.
+    pub feature_step: u32,
+}
+
+impl Run {
+    /// Whether it stays inside a period and the features.
+    pub fn fits(&self, period: usize, features: usize) -> bool {
+        let end = |first: u32, step: u32| u64::from(first) + u64::from(self.count.saturating_sub(1)) * u64::from(step);
+        self.count > 0
+            && end(self.slot, self.slot_step) < period as u64
+            && end(self.feature, self.feature_step) < features as u64
+    }
+
+    /// (slot, feature) one after the other.
+    pub fn places(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let at = |first: u32, step: u32, i: u32| first as usize + i as usize * step as usize;
+        (0..self.count).map(move |i| (at(self.slot, self.slot_step, i), at(self.feature, self.feature_step, i)))
+    }
+}
+
+impl Tiles {
+    /// Packs (slot, feature) pairs, ascending in the slots, into runs.
+    pub fn runs(places: &[(u32, u32)]) -> Vec<Run> {
+        let mut out: Vec<Run> = Vec::new();
+        for &(slot, feature) in places {
+            if let Some(run) = out.last_mut() {
+                let last = (run.slot + (run.count - 1) * run.slot_step, run.feature + (run.count - 1) * run.feature_step);
+                let steps = (slot.checked_sub(last.0), feature.checked_sub(last.1));
+                match steps {
+                    (Some(s), Some(f)) if run.count == 1 => {
+                        (run.slot_step, run.feature_step, run.count) = (s, f, 2);
+                        continue;
+                    }
+                    (Some(s), Some(f)) if (s, f) == (run.slot_step, run.feature_step) => {
+                        run.count += 1;
+                        continue;
+                    }
+                    _ => {}
+                }
+            }
+            out.push(Run { slot, feature, count: 1, slot_step: 0, feature_step: 0 });
+        }
+        out
+    }
+
+    /// Slots of input vector `tile` for the features `x`; missing ones count as zero.
+    pub fn input_slots(&self, tile: usize, x: &[f64]) -> Vec<f64> {
+        let mut period = vec![0.0; self.period];
+        for (slot, feature) in self.tiles.get(tile).into_iter().flatten().flat_map(Run::places) {
+            if let (Some(place), Some(value)) = (period.get_mut(slot), x.get(feature)) {
+                *place = *value;
+            }
+        }
+        (0..self.slots).map(|s| period.get(s % self.period).copied().unwrap_or(0.0)).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -511,6 +591,31 @@ mod tests {
             for (row, e) in y.iter().enumerate() {
                 let (o, at) = l.position(row);
                 assert!((out[o][at] - e).abs() < 1e-9, "{l:?} row {row}");
+            }
+        }
+    }
+
+    #[test]
+    fn runs_hold_every_place_once() {
+        let mut rng = StdRng::seed_from_u64(5);
+        for _ in 0..200 {
+            let mut slot = 0;
+            let places: Vec<(u32, u32)> = (0..rng.random_range(1..60))
+                .map(|_| {
+                    slot += if rng.random_bool(0.7) { 1 } else { rng.random_range(1..5) };
+                    (slot, if rng.random_bool(0.8) { slot * 3 + 1 } else { rng.random_range(0..900) })
+                })
+                .collect();
+            let runs = Tiles::runs(&places);
+            let back: Vec<(u32, u32)> =
+                runs.iter().flat_map(Run::places).map(|(s, f)| (s as u32, f as u32)).collect();
+            assert_eq!(places, back);
+            assert!(runs.iter().all(|r| r.fits(512, 1000)));
+            let tiles = Tiles { slots: 1024, period: 512, tiles: vec![runs] };
+            let x: Vec<f64> = (0..1000).map(f64::from).collect();
+            let slots = tiles.input_slots(0, &x);
+            for (s, f) in places {
+                assert_eq!([slots[s as usize], slots[s as usize + 512]], [f64::from(f); 2]);
             }
         }
     }

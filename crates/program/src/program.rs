@@ -3,7 +3,7 @@
 //! The owner's planner writes it, the edge runs it without understanding the network. It says which parameters and keys
 //! are needed, how the input is laid out, and where in the results the outputs are found.
 
-use crate::layout::{CoefficientDot, CoefficientRows, Diagonals};
+use crate::layout::{CoefficientDot, CoefficientRows, Diagonals, Tiles};
 use serde::{Deserialize, Serialize};
 use subrosa_fhe::{Galois, KeyId, KeyShape, ParameterSpec};
 
@@ -63,6 +63,8 @@ pub enum InputLayout {
     Diagonals(Diagonals),
     /// In the coefficients, one polynomial for each chunk.
     CoefficientDot(CoefficientDot),
+    /// In the slots, as the tiles say.
+    Tiles(Tiles),
 }
 
 impl InputLayout {
@@ -71,6 +73,7 @@ impl InputLayout {
         match self {
             Self::Diagonals(d) => d.tiles.len(),
             Self::CoefficientDot(d) => d.chunks(),
+            Self::Tiles(d) => d.tiles.len(),
         }
     }
 }
@@ -109,6 +112,53 @@ pub enum Step {
         weights: usize,
         /// Whether the key switch of the giant steps also drops the highest prime.
         rescale: bool,
+        /// Result.
+        dst: Register,
+    },
+    /// A linear map by weights that stand where its inputs do: `dst[i] = sum over products, giant steps g of sigma_g(sum_t W[g, t] * X[i, t])`,
+    /// switched back to degree 1 and, with `rescale`, divided by the highest prime in the same rounding. Several results share their
+    /// weights.
+    Linear {
+        /// What is summed.
+        products: Vec<Product>,
+        /// Whether the key switch also drops the highest prime.
+        rescale: bool,
+        /// The results; as many as each product has lists of inputs.
+        dst: Vec<Register>,
+    },
+    /// The same of the plain input, without giant steps and key switch: `dst[i] = sum_t W[t] * x[inputs[i][t]]`.
+    LinearPlain {
+        /// Weights, one a term.
+        weights: usize,
+        /// For each result, the input polynomials that its terms multiply.
+        inputs: Vec<Vec<usize>>,
+        /// The results.
+        dst: Vec<Register>,
+    },
+    /// Several automorphisms of one ciphertext of degree 1, from one decomposition; element `i` goes to register `dst + i`.
+    Rotate {
+        /// Source.
+        src: Register,
+        /// The automorphisms.
+        elements: Vec<Galois>,
+        /// First result register.
+        dst: Register,
+    },
+    /// The real and the imaginary part of every slot, doubled: `re = x + conj(x)`, `im = -i (x - conj(x))`.
+    Parts {
+        /// Source, degree 1.
+        src: Register,
+        /// Twice the real part.
+        re: Register,
+        /// Twice the imaginary part.
+        im: Register,
+    },
+    /// `dst = re + i im`: two real vectors in one.
+    Combine {
+        /// What becomes the real part.
+        re: Register,
+        /// What becomes the imaginary part.
+        im: Register,
         /// Result.
         dst: Register,
     },
@@ -205,6 +255,24 @@ pub enum Step {
     },
 }
 
+/// Weights times inputs before giant steps; see [`Step::Linear`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Product {
+    /// Weights, in the order giant step, term.
+    pub weights: usize,
+    /// The automorphisms of the giant steps.
+    pub giants: Vec<Galois>,
+    /// For each result, the register of each term.
+    pub inputs: Vec<Vec<Register>>,
+}
+
+impl Product {
+    /// Terms of one sum.
+    pub fn terms(&self) -> usize {
+        self.inputs.first().map_or(0, Vec::len)
+    }
+}
+
 /// Where the outputs of the network are found in the result ciphertexts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OutputSpec {
@@ -230,6 +298,11 @@ impl Step {
         match self {
             Self::DiagonalsPlain { .. } => "diagonals-plain",
             Self::DiagonalsCipher { .. } => "diagonals-cipher",
+            Self::Linear { .. } => "linear",
+            Self::LinearPlain { .. } => "linear-plain",
+            Self::Rotate { .. } => "rotate",
+            Self::Parts { .. } => "parts",
+            Self::Combine { .. } => "combine",
             Self::CoefficientDot { .. } => "coefficient-dot",
             Self::CoefficientRows { .. } => "coefficient-rows",
             Self::AddConstant { .. } => "add-constant",
@@ -256,11 +329,16 @@ impl Program {
                 Step::DiagonalsPlain { dst, .. } | Step::DiagonalsCipher { dst, .. } => dst.saturating_add(1),
                 Step::CoefficientDot { dst, .. } => match &self.input.layout {
                     InputLayout::CoefficientDot(l) => outputs(*dst, l.outputs()),
-                    InputLayout::Diagonals(_) => dst.saturating_add(1),
+                    InputLayout::Diagonals(_) | InputLayout::Tiles(_) => dst.saturating_add(1),
                 },
+                Step::Linear { dst, .. } | Step::LinearPlain { dst, .. } => {
+                    dst.iter().max().map_or(0, |r| r.saturating_add(1))
+                }
+                Step::Rotate { elements, dst, .. } => outputs(*dst, elements.len()),
+                Step::Parts { re, im, .. } => re.max(im).saturating_add(1),
                 Step::CoefficientRows { layout, dst, .. } => outputs(*dst, layout.outputs()),
                 Step::Multiply { dst, .. } | Step::MultiplyScalar { dst, .. } => dst.saturating_add(1),
-                Step::Add { dst, .. } | Step::DropLevel { dst, .. } => dst.saturating_add(1),
+                Step::Combine { dst, .. } | Step::Add { dst, .. } | Step::DropLevel { dst, .. } => dst.saturating_add(1),
                 Step::AddConstant { reg, .. }
                 | Step::Fold { reg, .. }
                 | Step::Relinearize { reg, .. }

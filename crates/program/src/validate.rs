@@ -1,7 +1,8 @@
 //! Checks of a program that came from a file, before anything is allocated or executed for it.
 
-use crate::layout::{CoefficientDot, CoefficientRows, Diagonals};
+use crate::layout::{CoefficientDot, CoefficientRows, Diagonals, Tiles};
 use crate::program::{InputLayout, Program, Register, Step};
+use subrosa_fhe::Galois;
 
 /// More registers than any plan needs; bounds the memory a program can ask for.
 const MAX_REGISTERS: usize = 65_536;
@@ -33,6 +34,10 @@ impl Program {
             InputLayout::CoefficientDot(d) => {
                 dot(d, n)?;
                 d.cols
+            }
+            InputLayout::Tiles(t) => {
+                tiles(t, n, input.features)?;
+                input.features
             }
         };
         if columns != input.features {
@@ -69,13 +74,46 @@ impl Program {
                 }
                 Step::CoefficientDot { weights, .. } => match &input.layout {
                     InputLayout::CoefficientDot(d) => group(*weights, d.outputs() * d.chunks())?,
-                    InputLayout::Diagonals(_) => {
+                    InputLayout::Diagonals(_) | InputLayout::Tiles(_) => {
                         return Err("a coefficient product needs an input in coefficients".into());
                     }
                 },
                 Step::CoefficientRows { layout, weights, .. } => {
                     rows(layout, n)?;
                     group(*weights, layout.outputs())?;
+                }
+                Step::Linear { products, dst, .. } => {
+                    for p in products {
+                        let terms = p.terms();
+                        if p.giants.is_empty() || p.inputs.len() != dst.len() || p.inputs.iter().any(|i| i.len() != terms)
+                        {
+                            return Err("a linear map has not one list of as many inputs for each result".into());
+                        }
+                        group(p.weights, p.giants.len().saturating_mul(terms))?;
+                        p.giants.iter().try_for_each(|g| galois(*g, n))?;
+                    }
+                    if products.is_empty() || dst.is_empty() {
+                        return Err("a linear map has no products or no results".into());
+                    }
+                }
+                Step::LinearPlain { weights, inputs, dst } => {
+                    let terms = inputs.first().map_or(0, Vec::len);
+                    let known = |i: &usize| *i < input.layout.polynomials();
+                    if input.encrypted
+                        || !matches!(input.layout, InputLayout::Tiles(_))
+                        || terms == 0
+                        || inputs.len() != dst.len()
+                        || !inputs.iter().all(|i| i.len() == terms && i.iter().all(known))
+                    {
+                        return Err("a plain product does not fit its input".into());
+                    }
+                    group(*weights, terms)?;
+                }
+                Step::Rotate { elements, .. } => {
+                    if elements.is_empty() || elements.len() > n {
+                        return Err("a step of rotations has none, or too many".into());
+                    }
+                    elements.iter().try_for_each(|g| galois(*g, n))?;
                 }
                 Step::AddConstant { group: g, index, .. } => group(*g, index.saturating_add(1))?,
                 Step::MultiplyScalar { value, scale, .. } if !value.is_finite() || !positive(*scale) => {
@@ -108,11 +146,14 @@ impl Program {
 
 impl Step {
     /// Registers that are read.
-    fn sources(&self) -> Vec<Register> {
+    pub fn sources(&self) -> Vec<Register> {
         match self {
-            Self::DiagonalsPlain { .. } | Self::CoefficientDot { .. } => Vec::new(),
+            Self::DiagonalsPlain { .. } | Self::CoefficientDot { .. } | Self::LinearPlain { .. } => Vec::new(),
+            Self::Linear { products, .. } => products.iter().flat_map(|p| &p.inputs).flatten().copied().collect(),
+            Self::Rotate { src, .. } | Self::Parts { src, .. } => vec![*src],
             Self::DiagonalsCipher { inputs, .. } => inputs.clone(),
             Self::Multiply { a, b, .. } => vec![*a, *b],
+            Self::Combine { re, im, .. } => vec![*re, *im],
             Self::CoefficientRows { src, .. } | Self::MultiplyScalar { src, .. } | Self::DropLevel { src, .. } => {
                 vec![*src]
             }
@@ -155,4 +196,17 @@ fn rows(d: &CoefficientRows, n: usize) -> Result<(), String> {
         && (1..=d.period).contains(&d.cols)
         && (1..=MAX_CONSTANTS).contains(&d.rows);
     if fits { Ok(()) } else { Err("a layout of the last layer is impossible".into()) }
+}
+
+fn galois(g: Galois, n: usize) -> Result<(), String> {
+    if (g.rotation as usize) < n / 2 { Ok(()) } else { Err(format!("a rotation by {} of {} slots", g.rotation, n / 2)) }
+}
+
+fn tiles(t: &Tiles, n: usize, features: usize) -> Result<(), String> {
+    let period = t.period.is_power_of_two() && t.period <= n / 2;
+    let fits = t.slots * 2 == n
+        && period
+        && (1..=MAX_REGISTERS).contains(&t.tiles.len())
+        && t.tiles.iter().flatten().all(|run| run.fits(t.period, features));
+    if fits { Ok(()) } else { Err("an input layout in tiles is impossible".into()) }
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use subrosa_fhe::{Galois, KeyId, KeyShape};
 use subrosa_program::layout::Diagonals;
-use subrosa_program::{InputLayout, Program, Step};
+use subrosa_program::{InputLayout, Product, Program, Step};
 
 /// What a program will take on one thread.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -77,7 +77,7 @@ impl Walk<'_> {
         let input = &self.program.input;
         let polynomials = input.layout.polynomials();
         let encoded = match &input.layout {
-            InputLayout::Diagonals(_) => self.arithmetic.encode_slots(input.level, polynomials),
+            InputLayout::Diagonals(_) | InputLayout::Tiles(_) => self.arithmetic.encode_slots(input.level, polynomials),
             InputLayout::CoefficientDot(_) => self.arithmetic.encode_coefficients(input.level, polynomials),
         };
         if !input.encrypted {
@@ -117,7 +117,7 @@ impl Walk<'_> {
                 self.registers.insert(*dst, (level, 1));
                 let products = match &self.program.input.layout {
                     InputLayout::Diagonals(d) => d.products(),
-                    InputLayout::CoefficientDot(_) => 0,
+                    InputLayout::CoefficientDot(_) | InputLayout::Tiles(_) => 0,
                 };
                 (level, a.plain_products(level, products) + a.buffers(2 * level))
             }
@@ -125,6 +125,35 @@ impl Walk<'_> {
                 let level = self.level_of(*weights);
                 self.registers.insert(*dst, (level - usize::from(*rescale), 1));
                 (level, self.diagonals(layout, level, *rescale))
+            }
+            Step::Linear { products, rescale, dst } => {
+                let level = products.first().map_or(1, |p| self.level_of(p.weights));
+                self.registers.extend(dst.iter().map(|d| (*d, (level - usize::from(*rescale), 1))));
+                (level, self.linear(products, level, *rescale, dst.len()))
+            }
+            Step::LinearPlain { weights, inputs, dst } => {
+                let level = self.level_of(*weights);
+                self.registers.extend(dst.iter().map(|d| (*d, (level, 1))));
+                let terms = inputs.first().map_or(0, Vec::len);
+                (level, (a.plain_products(level, terms) + a.buffers(2 * level)) * dst.len())
+            }
+            Step::Rotate { src, elements, dst } => {
+                let (level, _) = self.held(*src);
+                self.registers.extend((0..elements.len()).map(|i| (dst + i, (level, 1))));
+                let id = elements.iter().find(|g| **g != Galois::IDENTITY).map(|g| KeyId::new(*g, 1));
+                (level, id.map_or(Work::default(), |id| self.switch(KeyWork::hoisted(elements.len()), level, id)))
+            }
+            Step::Parts { src, re, im } => {
+                let (level, _) = self.held(*src);
+                self.registers.extend([(*re, (level, 1)), (*im, (level, 1))]);
+                let conjugate = KeyId::new(Galois { rotation: 0, conjugate: true }, 1);
+                let passes = a.elementwise(2 * 3 * level) + a.buffers(2 * 2 * level);
+                (level, self.switch(KeyWork::hoisted(1), level, conjugate) + passes)
+            }
+            Step::Combine { re, dst, .. } => {
+                let (level, _) = self.held(*re);
+                self.registers.insert(*dst, (level, 1));
+                (level, a.elementwise(2 * 2 * level) + a.buffers(2 * level))
             }
             Step::CoefficientDot { weights, dst } => {
                 let level = self.level_of(*weights);
@@ -203,6 +232,21 @@ impl Walk<'_> {
             }
         };
         StepWork { level, work: work + a.step() }
+    }
+
+    fn linear(&self, products: &[Product], level: usize, rescale: bool, results: usize) -> Work {
+        let count = products.iter().map(|p| p.giants.len() * p.terms()).sum::<usize>();
+        let mut giants: Vec<Galois> = products.iter().flat_map(|p| p.giants.iter().copied()).collect();
+        giants.sort_unstable();
+        giants.dedup();
+        let switched = 2 * giants.len() - usize::from(giants.contains(&Galois::IDENTITY));
+        let work = KeyWork { decompositions: switched, products: switched, divisions: 1, rescale };
+        let square = KeyId::new(Galois::IDENTITY, 2);
+        let id = giants.iter().find(|g| **g != Galois::IDENTITY).map_or(square, |g| KeyId::new(*g, 2));
+        (self.arithmetic.cipher_products(level, count)
+            + self.arithmetic.buffers(3 * level * giants.len())
+            + self.switch(work, level, id))
+            * results
     }
 
     fn diagonals(&self, layout: &Diagonals, level: usize, rescale: bool) -> Work {

@@ -6,7 +6,7 @@ mod explore;
 mod tests;
 
 pub use candidate::{Alternative, Verdict};
-pub(crate) use candidate::{Choice, RingContext};
+pub(crate) use candidate::{Choice, RingContext, Special};
 
 use crate::chain::{InputRange, Ranges, Stage, Trace, ranges, stages, traces};
 use crate::cost::{self, CostModel};
@@ -71,6 +71,9 @@ pub enum PlanError {
         /// The least that was found.
         smallest: u64,
     },
+    /// A whole network that cannot be planned.
+    #[error(transparent)]
+    Whole(#[from] crate::whole::WholeError),
     /// From the engine.
     #[error(transparent)]
     Fhe(#[from] FheError),

@@ -1,0 +1,216 @@
+//! Whole networks: every linear map of a circuit between its activations, encrypted in the slots.
+//!
+//! A candidate is a ring, a geometry (how the values of each layer stand in the slots) and scales. The geometries of all rings are
+//! priced first; then, from the cheapest on, the least scales are searched whose errors, simulated slot by slot on calibration data,
+//! are small enough.
+
+mod draft;
+mod geometry;
+mod layout;
+mod map;
+mod polynomial;
+mod search;
+mod simulate;
+mod stages;
+mod task;
+
+pub(crate) use map::Entry;
+pub use search::plan_whole;
+pub(crate) use simulate::simulate;
+pub use simulate::{SimulateError, Simulation};
+pub(crate) use task::WholeTask;
+
+use crate::chain::InputRange;
+use crate::cost::CostModel;
+use crate::plan::at_positions;
+use crate::search::{PlanError, Special};
+use std::sync::Arc;
+use subrosa_fhe::{Complex64, Encoder, Kernel, Plaintext};
+use subrosa_fhe::security::SecurityLevel;
+use subrosa_network::Circuit;
+use subrosa_program::layout::CoefficientRows;
+
+/// What is to be planned.
+pub struct WholeRequest<'a> {
+    /// The protected layers.
+    pub circuit: &'a Circuit,
+    /// Range of the input that the edge accepts.
+    pub input: InputRange,
+    /// Inputs of calibration data, or synthetic ones; at least one.
+    pub samples: &'a [Vec<f64>],
+    /// Whether the samples are real: then outputs are taken to stay near those of the samples.
+    pub calibrated: bool,
+    /// Whether the edge encrypts the input.
+    pub encrypted_input: bool,
+    /// Level of security.
+    pub security: SecurityLevel,
+    /// Largest absolute error wanted on an output, in the outputs' units.
+    pub max_error: f64,
+    /// Most bytes of keys and weights that the edge may keep in memory.
+    pub memory_limit: Option<u64>,
+    /// What the engine's work costs on the edge.
+    pub costs: &'a CostModel,
+    /// Kernel for the last check of the parameters.
+    pub kernel: Kernel,
+}
+
+/// What in a circuit cannot be planned.
+#[derive(Debug, thiserror::Error)]
+pub enum WholeError {
+    /// A circuit that contradicts itself.
+    #[error("the network's layers do not fit together: {0}")]
+    Malformed(&'static str),
+    /// A weight that is not a number, or becomes none.
+    #[error("layer '{layer}' has a weight or bias that is not finite once everything is folded into it: check the network")]
+    NotFinite {
+        /// Its name.
+        layer: String,
+    },
+    /// An activation that is no polynomial.
+    #[error(
+        "layer '{layer}' is followed by {function}, which cannot be computed on encrypted values: give a polynomial for it \
+         (--activation '{function}=chebyshev:7' with --calibrate, or '{function}=x2+2x'), or adapt the network with `subrosa train --from`"
+    )]
+    Function {
+        /// The layer before it.
+        layer: String,
+        /// Its name.
+        function: String,
+    },
+    /// A quadratic activation with a channel without square.
+    #[error(
+        "the activation behind layer '{layer}' is quadratic, but linear in channel {channel}: train it with a coefficient of x^2 away from \
+         zero, as `subrosa train` does"
+    )]
+    LinearChannel {
+        /// The layer before it.
+        layer: String,
+        /// The channel.
+        channel: u32,
+    },
+    /// Different polynomials of degree three or more.
+    #[error("the activation behind layer '{layer}' has several polynomials of degree 3 or more: use one for all its channels")]
+    MixedDegrees {
+        /// The layer before it.
+        layer: String,
+    },
+    /// A shape for which there is no layout.
+    #[error("{0}")]
+    Unsupported(String),
+    /// Nothing under the security table.
+    #[error(
+        "no secure parameters up to ring degree 2^16 fit this network at {security} bits of security ({stages} linear maps, {products} levels): \
+         protect fewer layers (--scope classifier or from:LAYER), or use activations of lower degree"
+    )]
+    DoesNotFit {
+        /// The level asked for.
+        security: u32,
+        /// Linear maps.
+        stages: usize,
+        /// Rescales that it needs.
+        products: usize,
+    },
+    /// Too large for the edge.
+    #[error(
+        "the keys and weights of this network take at least {} GB of the edge's memory, {} are permitted: permit as much \
+         (--memory-limit), or protect fewer layers (--scope classifier or from:LAYER)", gigabytes(*.smallest), gigabytes(*.limit)
+    )]
+    Memory {
+        /// The limit.
+        limit: u64,
+        /// The least that was found.
+        smallest: u64,
+    },
+    /// Not precise enough.
+    #[error(
+        "the best secure parameters leave an error of about {reached:.2e} on outputs, {wanted:.2e} are wanted: the network loses too much \
+         precision on the way (activations far from their range, or too many layers)"
+    )]
+    Precision {
+        /// The least error that was found.
+        reached: f64,
+        /// The error that was wanted.
+        wanted: f64,
+    },
+}
+
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / 1e9)
+}
+
+/// Everything that the search decides besides ring and geometry.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Choice {
+    /// log2 of the scale of messages.
+    pub message_bits: u32,
+    /// log2 of the scale of weights.
+    pub weight_bits: u32,
+    pub special: Special,
+    /// Noise of key switches over what is there anyway.
+    pub tolerance: f64,
+    /// Seconds that a byte of memory counts as.
+    pub per_byte: f64,
+}
+
+/// What the constants of a group hold.
+pub(crate) enum Constant {
+    /// Not made, only counted.
+    Counted,
+    /// Numbers in slots, repeated with a period: one list for each ciphertext.
+    Slots { entries: Vec<Arc<Vec<Entry>>>, period: usize },
+    /// Rows of the last layer: (slot, weight) of each, for one of the vectors it reads.
+    Rows { layout: CoefficientRows, rows: Vec<Vec<(u32, f64)>> },
+    /// Biases of the last layer.
+    RowsBias { layout: CoefficientRows, bias: Arc<Vec<f64>> },
+}
+
+impl Constant {
+    /// The plaintext that number `index` of the group encrypts.
+    pub fn encode(
+        &self,
+        encoder: &Encoder,
+        log_n: u32,
+        index: usize,
+        scale: f64,
+        level: usize,
+    ) -> Result<Plaintext, PlanError> {
+        let slots = 1usize << (log_n - 1);
+        match self {
+            Self::Counted => Err(PlanError::Empty),
+            Self::Slots { entries, period } => {
+                let mut values = vec![Complex64::default(); slots];
+                for entry in entries.get(index).ok_or(PlanError::Empty)?.iter() {
+                    let value = if entry.is_imaginary() {
+                        Complex64::new(0.0, entry.value)
+                    } else {
+                        Complex64::new(entry.value, 0.0)
+                    };
+                    values.iter_mut().skip(entry.slot()).step_by(*period).for_each(|slot| *slot += value);
+                }
+                Ok(encoder.encode(&values, scale, level)?)
+            }
+            Self::Rows { layout, rows } => {
+                let mut dense = vec![0.0; layout.rows * layout.cols];
+                for (row, entries) in rows.iter().enumerate() {
+                    for (slot, value) in entries {
+                        if let Some(place) = dense.get_mut(row * layout.cols + *slot as usize) {
+                            *place += value;
+                        }
+                    }
+                }
+                let weight = |row: usize, col: usize| dense.get(row * layout.cols + col).copied().unwrap_or(0.0);
+                let embed = |slots: &[f64]| {
+                    let slots: Vec<_> = slots.iter().map(|&x| Complex64::new(x, 0.0)).collect();
+                    encoder.slots_to_coefficients(&slots)
+                };
+                let coefficients = layout.weight_coefficients(index, &weight, embed)?;
+                Ok(encoder.encode_coefficients(&coefficients, scale, level)?)
+            }
+            Self::RowsBias { layout, bias } => {
+                let mut coefficients = at_positions(layout.n, bias, index, |r| layout.position(r));
+                coefficients.iter_mut().for_each(|c| *c /= layout.period as f64);
+                Ok(encoder.encode_coefficients(&coefficients, scale, level)?)
+            }
+        }
+    }
+}
