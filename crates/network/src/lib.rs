@@ -13,6 +13,7 @@ mod error;
 pub mod fit;
 mod graph;
 mod layers;
+mod normal;
 mod polynomial;
 mod region;
 mod segment;
@@ -47,11 +48,12 @@ impl Network {
     /// Damaged files, weights that are missing, external or not finite, cycles, control flow,
     /// several inputs or outputs, operators that the runtime lacks.
     pub fn from_onnx(onnx: &[u8]) -> Result<Network, NetworkError> {
-        let graph = Graph::parse(onnx)?;
+        let onnx = normal::written_out(onnx);
+        let graph = Graph::parse(&onnx)?;
         if graph.elements(&graph.output) == 0 {
             return Err(NetworkError::Unsupported("its output has no values for a sample".into()));
         }
-        Ok(Network { onnx: onnx.to_vec(), graph })
+        Ok(Network { onnx: onnx.into_owned(), graph })
     }
 
     /// Shape of one input, without the batch.
@@ -102,7 +104,7 @@ impl Network {
         &self.graph
     }
 
-    /// The ONNX file it was read from.
+    /// The ONNX file it was read from, with kernel shapes and strides written out where it left them to their defaults.
     pub fn onnx(&self) -> &[u8] {
         &self.onnx
     }

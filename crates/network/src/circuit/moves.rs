@@ -1,7 +1,8 @@
 //! Operators that move, repeat, drop or pad values.
 
+use super::Place;
 use super::form::{Form, Value};
-use super::places::{close_gaps, default_places, resized};
+use super::places::{default_places, picked, resized};
 use super::sparse::index;
 use super::trace::{At, RUN_TIME, Tracer};
 use crate::error::NetworkError;
@@ -52,18 +53,15 @@ pub(crate) fn each(shape: &[usize], mut source: impl FnMut(&[usize]) -> Option<u
 }
 
 impl<'g> Tracer<'g> {
-    /// The values of a linear value with these indices, in a tensor of `shape`; places move with their values.
+    /// The values of a linear value with these indices, `fill` where there is none, standing at `places`.
     pub(crate) fn gathered(
         &self,
         at: At<'_>,
         value: &Value,
         rows: &[Option<u32>],
         fill: f64,
-        shape: &[usize],
+        places: Vec<Place>,
     ) -> Result<Value, NetworkError> {
-        let moved: Option<Vec<super::Place>> =
-            rows.iter().map(|row| value.places.get((*row)? as usize).copied()).collect();
-        let places = moved.unwrap_or_else(|| default_places(shape));
         let mut entries = Some(0usize);
         for (_, matrix) in &value.form.terms {
             for row in rows.iter().flatten() {
@@ -146,41 +144,51 @@ impl<'g> Tracer<'g> {
             self.set(at.node.output(), value);
             return Ok(());
         }
-        self.move_values(at, &rows, 0.0)
-    }
-
-    /// Sets the node's first output to moved values of its first input.
-    fn move_values(&mut self, at: At<'g>, rows: &[Option<u32>], fill: f64) -> Result<(), NetworkError> {
-        let value = self.linear(at, at.node.input(0))?;
-        let shape = self.graph.shape(at.node.output());
-        let moved = self.gathered(at, &value, rows, fill, shape)?;
+        let value = self.linear(at, tensor)?;
+        let places = rows.iter().flatten().filter_map(|&row| value.places.get(row as usize).copied()).collect();
+        let moved = self.gathered(at, &value, &rows, 0.0, places)?;
         self.set(at.node.output(), moved);
         Ok(())
     }
 
-    /// Takes an axis's values at `picks`, a cut of the first input that becomes `output`.
-    fn cut_axis(&mut self, at: At<'g>, axis: usize, picks: &[usize], output: &str) -> Result<(), NetworkError> {
+    /// Sets `output`, of `shape`, to picked and repeated values of the node's first input.
+    fn pick_values(
+        &mut self,
+        at: At<'g>,
+        rows: &[Option<u32>],
+        output: &str,
+        shape: &[usize],
+    ) -> Result<(), NetworkError> {
         let tensor = at.node.input(0);
         let value = self.linear(at, tensor)?;
-        let from = self.graph.shape(tensor);
-        let mut shape = from.to_vec();
-        if let Some(size) = shape.get_mut(axis) {
-            *size = picks.len();
-        }
-        let steps = strides(from);
+        let places = picked(&value.places, self.graph.shape(tensor), shape, rows);
+        let moved = self.gathered(at, &value, rows, 0.0, places)?;
+        self.set(output, moved);
+        Ok(())
+    }
+
+    /// Takes the values at `picks` along each axis, which become `output`.
+    fn cut(&mut self, at: At<'g>, picks: &[Vec<usize>], output: &str) -> Result<(), NetworkError> {
+        let steps = strides(self.graph.shape(at.node.input(0)));
+        let shape: Vec<usize> = picks.iter().map(Vec::len).collect();
         let rows = each(&shape, |place| {
             let mut flat = 0;
-            for (number, (at, step)) in place.iter().zip(&steps).enumerate() {
-                flat += step * if number == axis { *picks.get(*at)? } else { *at };
+            for ((at, pick), step) in place.iter().zip(picks).zip(&steps) {
+                flat += step * pick.get(*at)?;
             }
             Some(flat)
         });
-        let mut moved = self.gathered(at, &value, &rows, 0.0, &shape)?;
-        let mut places = moved.places.to_vec();
-        close_gaps(&mut places);
-        moved.places = places.into();
-        self.set(output, moved);
-        Ok(())
+        self.pick_values(at, &rows, output, &shape)
+    }
+
+    /// The same along one axis.
+    fn cut_axis(&mut self, at: At<'g>, axis: usize, picks: Vec<usize>, output: &str) -> Result<(), NetworkError> {
+        let from = self.graph.shape(at.node.input(0));
+        let mut all: Vec<Vec<usize>> = from.iter().map(|&size| (0..size).collect()).collect();
+        if let Some(slot) = all.get_mut(axis) {
+            *slot = picks;
+        }
+        self.cut(at, &all, output)
     }
 
     pub(crate) fn slice(&mut self, at: At<'g>) -> Result<(), NetworkError> {
@@ -213,22 +221,7 @@ impl<'g> Tracer<'g> {
                 *pick = taken;
             }
         }
-        let steps = strides(&from);
-        let shape: Vec<usize> = picks.iter().map(Vec::len).collect();
-        let rows = each(&shape, |place| {
-            let mut flat = 0;
-            for ((at, pick), step) in place.iter().zip(&picks).zip(&steps) {
-                flat += step * pick.get(*at)?;
-            }
-            Some(flat)
-        });
-        self.move_values(at, &rows, 0.0)?;
-        let mut moved = self.value(at, at.node.output())?;
-        let mut places = moved.places.to_vec();
-        close_gaps(&mut places);
-        moved.places = places.into();
-        self.set(at.node.output(), moved);
-        Ok(())
+        self.cut(at, &picks, at.node.output())
     }
 
     pub(crate) fn split(&mut self, at: At<'g>) -> Result<(), NetworkError> {
@@ -237,8 +230,7 @@ impl<'g> Tracer<'g> {
         let mut start = 0;
         for output in at.node.outputs.clone() {
             let size = self.graph.shape(&output).get(axis).copied().unwrap_or(0);
-            let picks: Vec<usize> = (start..start + size).collect();
-            self.cut_axis(at, axis, &picks, &output)?;
+            self.cut_axis(at, axis, (start..start + size).collect(), &output)?;
             start += size;
         }
         Ok(())
@@ -259,7 +251,7 @@ impl<'g> Tracer<'g> {
             .map(|&v| if v < 0.0 { v as i64 + size } else { v as i64 })
             .filter_map(|v| usize::try_from(v).ok().filter(|_| v < size))
             .collect();
-        self.cut_axis(at, axis, &picks, at.node.output())
+        self.cut_axis(at, axis, picks, at.node.output())
     }
 
     pub(crate) fn expand(&mut self, at: At<'g>) -> Result<(), NetworkError> {
@@ -268,7 +260,7 @@ impl<'g> Tracer<'g> {
         if shape.first() != Some(&1) {
             return Err(at.batch());
         }
-        self.move_values(at, &rows, 0.0)
+        self.pick_values(at, &rows, at.node.output(), shape)
     }
 
     pub(crate) fn pad(&mut self, at: At<'g>) -> Result<(), NetworkError> {
@@ -316,8 +308,7 @@ impl<'g> Tracer<'g> {
             Some(flat)
         });
         let old = self.linear(at, at.node.input(0))?;
-        let mut moved = self.gathered(at, &old, &rows, fill, &shape)?;
-        moved.places = resized(&old.places, &from, &shape).into();
+        let moved = self.gathered(at, &old, &rows, fill, resized(&old.places, &from, &shape))?;
         self.set(at.node.output(), moved);
         Ok(())
     }
@@ -354,7 +345,7 @@ impl<'g> Tracer<'g> {
             }
             if traced {
                 let value = self.linear(at, name)?;
-                let moved = self.gathered(at, &value, &rows, 0.0, &shape)?;
+                let moved = self.gathered(at, &value, &rows, 0.0, Vec::new())?;
                 at.fits(total.nonzeros().checked_add(moved.form.nonzeros()))?;
                 total = total.plus(&moved.form);
                 places.get_or_insert_with(|| resized(&value.places, &own, &shape));
@@ -404,9 +395,8 @@ impl<'g> Tracer<'g> {
             let place = [0, c, y, x];
             Some(place.iter().zip(&steps).map(|(at, step)| at * step).sum())
         });
-        self.move_values(at, &rows, 0.0)?;
-        let mut moved = self.value(at, at.node.output())?;
-        moved.places = default_places(shape).into();
+        let value = self.linear(at, at.node.input(0))?;
+        let moved = self.gathered(at, &value, &rows, 0.0, default_places(shape))?;
         self.set(at.node.output(), moved);
         Ok(())
     }

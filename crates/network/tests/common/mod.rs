@@ -9,7 +9,7 @@ use rten_onnx::onnx::{
     AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
     TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
 };
-use subrosa_network::Circuit;
+use subrosa_network::{Circuit, Network};
 use subrosa_plain::PlainNetwork;
 
 pub struct Builder {
@@ -235,7 +235,8 @@ pub fn with_mean_pooling(onnx: &[u8]) -> Vec<u8> {
 
 /// A circuit from the input on against the runtime, on random inputs.
 pub fn compare(name: &str, onnx: &[u8], circuit: &Circuit, samples: usize) {
-    let plain = PlainNetwork::load(&without_softmax(onnx), 1).unwrap();
+    let network = Network::from_onnx(onnx).unwrap();
+    let plain = PlainNetwork::load(&without_softmax(network.onnx()), 1).unwrap();
     let mut rng = ChaCha20Rng::seed_from_u64(7);
     assert_eq!((circuit.inputs(), circuit.outputs()), (plain.input_len(), plain.output_len()), "{name}");
     for _ in 0..samples {
