@@ -17,6 +17,7 @@ mod normal;
 mod polynomial;
 mod region;
 mod segment;
+mod sizes;
 mod split;
 
 pub use activation::{Activation, ActivationKind, ParseSubstitutionsError, Substitutions};

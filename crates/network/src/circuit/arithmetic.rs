@@ -296,7 +296,7 @@ impl<'g> Tracer<'g> {
         {
             return self.apply_function(at, tensor, ActivationKind::Relu, node.output());
         }
-        Err(at.refuse("is an operator", remedy(&node.op)))
+        Err(at.refuse("is neither linear nor a function of each value alone", remedy(&node.op)))
     }
 }
 

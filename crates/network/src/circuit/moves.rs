@@ -106,6 +106,9 @@ impl<'g> Tracer<'g> {
                     "export the network in float32 without a change of type inside",
                 ));
             }
+            "Dropout" if !node.input(2).is_empty() && self.constant(at, 2)?.values != [0.0] => {
+                return Err(at.refuse("drops values at random", "export the network for inference, after training"));
+            }
             "Squeeze" | "Unsqueeze" => {
                 let axes = self.integers(at, "axes", 1)?.ok_or_else(|| at.batch())?;
                 let rank = if node.op == "Squeeze" { rank } else { rank + axes.len() };
@@ -366,33 +369,20 @@ impl<'g> Tracer<'g> {
     }
 
     pub(crate) fn depth_to_space(&mut self, at: At<'g>) -> Result<(), NetworkError> {
-        let down = at.node.op == "SpaceToDepth";
         let (from, shape) = (self.graph.shape(at.node.input(0)), self.graph.shape(at.node.output()));
         let block = usize::try_from(at.node.int("blocksize", 1)).unwrap_or(1).max(1);
-        let column_row_depth = at.node.text("mode") == Some("CRD");
+        let channels_first = at.node.text("mode") == Some("CRD");
         let steps = strides(from);
-        let small = if down { shape } else { from };
-        let &[_, deep, _, _] = small else {
+        let &[_, channels, _, _] = shape else {
             return Err(at.refuse("is not on pictures", "use it on tensors of four axes"));
         };
-        let channels = deep / (block * block).max(1);
         let rows = each(shape, |place| {
             let &[_, c, y, x] = place else {
                 return None;
             };
-            let (c, y, x) = if down {
-                let (offset, c) = (c / channels.max(1), c % channels.max(1));
-                (c, y * block + offset / block, x * block + offset % block)
-            } else {
-                let (dy, dx) = (y % block, x % block);
-                let deep = if column_row_depth {
-                    c * block * block + dy * block + dx
-                } else {
-                    (dy * block + dx) * channels + c
-                };
-                (deep, y / block, x / block)
-            };
-            let place = [0, c, y, x];
+            let part = y % block * block + x % block;
+            let deep = if channels_first { c * block * block + part } else { part * channels + c };
+            let place = [0, deep, y / block, x / block];
             Some(place.iter().zip(&steps).map(|(at, step)| at * step).sum())
         });
         let value = self.linear(at, at.node.input(0))?;

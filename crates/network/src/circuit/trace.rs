@@ -172,7 +172,7 @@ impl<'g> Tracer<'g> {
             "Split" => self.split(at),
             "Gather" => self.pick(at),
             "Expand" => self.expand(at),
-            "DepthToSpace" | "SpaceToDepth" => self.depth_to_space(at),
+            "DepthToSpace" => self.depth_to_space(at),
             "Softmax" | "LogSoftmax" => self.final_softmax(at),
             _ => self.function(at),
         }
