@@ -54,7 +54,8 @@ impl Network {
         if graph.elements(&graph.output) == 0 {
             return Err(NetworkError::Unsupported("its output has no values for a sample".into()));
         }
-        Ok(Network { onnx: onnx.into_owned(), graph })
+        let explicit = normal::with_explicit_pads(&onnx, &graph);
+        Ok(Network { onnx: explicit.unwrap_or_else(|| onnx.into_owned()), graph })
     }
 
     /// Shape of one input, without the batch.
@@ -105,7 +106,8 @@ impl Network {
         &self.graph
     }
 
-    /// The ONNX file it was read from, with kernel shapes and strides written out where it left them to their defaults.
+    /// The ONNX file it was read from. Kernel shapes and strides left to their defaults and the pads of `SAME_LOWER`,
+    /// which the runtime does not know, are written out.
     pub fn onnx(&self) -> &[u8] {
         &self.onnx
     }

@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use rten_onnx::onnx::{AttributeProto, AttributeType, ModelProto, NodeProto};
 use subrosa_plain::check_structure;
 
+use crate::graph::Graph;
+
 /// The same network with the kernel's shape in every convolution and the strides in every pooling operator; what cannot
 /// be read is given back for the parser to say why.
 pub(crate) fn written_out(onnx: &[u8]) -> Cow<'_, [u8]> {
@@ -43,6 +45,42 @@ fn rewritten(onnx: &[u8]) -> Option<Vec<u8>> {
         }
     }
     if changed { model.write_buf().ok() } else { None }
+}
+
+/// The same network with explicit pads in the place of `SAME_LOWER`, which the runtime takes for `SAME_UPPER`; `None` if
+/// there is none of it.
+pub(crate) fn with_explicit_pads(onnx: &[u8], graph: &Graph) -> Option<Vec<u8>> {
+    if !graph.nodes().iter().any(|node| node.text("auto_pad") == Some("SAME_LOWER")) {
+        return None;
+    }
+    let mut model = ModelProto::parse_buf(onnx).ok()?;
+    for node in &mut model.graph.as_mut()?.node {
+        let traced = node.output.first().and_then(|output| graph.node(graph.producer(output)?));
+        let Some(traced) = traced.filter(|traced| traced.text("auto_pad") == Some("SAME_LOWER")) else {
+            continue;
+        };
+        let sizes = |tensor: &str| graph.shape(tensor).get(2..).unwrap_or_default();
+        let at = |name: &str, axis: usize| {
+            traced
+                .ints(name)
+                .and_then(|values| values.get(axis))
+                .map_or(1, |&value| usize::try_from(value).unwrap_or(1))
+        };
+        let axes = sizes(traced.input(0)).iter().zip(sizes(traced.output())).enumerate();
+        let totals: Vec<i64> = axes
+            .map(|(axis, (&input, &output))| {
+                let reach =
+                    at("dilations", axis).saturating_mul(at("kernel_shape", axis).saturating_sub(1)).saturating_add(1);
+                let span = output.saturating_sub(1).saturating_mul(at("strides", axis)).saturating_add(reach);
+                i64::try_from(span.saturating_sub(input)).unwrap_or(0)
+            })
+            .collect();
+        let begins = totals.iter().map(|total| total - total / 2);
+        let pads = begins.chain(totals.iter().map(|total| total / 2)).collect();
+        node.attribute.retain(|a| !matches!(a.name.as_deref(), Some("auto_pad" | "pads")));
+        node.attribute.push(ints("pads", pads));
+    }
+    model.write_buf().ok()
 }
 
 fn ints(name: &str, values: Vec<i64>) -> AttributeProto {

@@ -73,7 +73,7 @@ fn convolutions_and_pooling_with_every_option() {
             (0..count).map(|_| rng.random_range(range.clone())).collect()
         };
         let mut attributes = vec![ints("strides", &pick(&mut rng, 1..4, dims)), int("group", groups as i64)];
-        let auto = *["NOTSET", "SAME_UPPER", "VALID"].choose(&mut rng).unwrap();
+        let auto = *["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"].choose(&mut rng).unwrap();
         if auto == "NOTSET" {
             attributes.push(ints("pads", &pick(&mut rng, 0..3, 2 * dims)));
             attributes.push(ints("dilations", &pick(&mut rng, 1..3, dims)));

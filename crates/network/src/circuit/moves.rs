@@ -122,10 +122,7 @@ impl<'g> Tracer<'g> {
         if !kept || self.graph.shape(node.output()).first() != Some(&1) {
             return Err(at.batch());
         }
-        let value = self.value(at, node.input(0))?;
-        let sole = value.sole && self.graph.single_use(node.input(0)).is_some();
-        self.set(node.output(), Value { sole, ..value });
-        Ok(())
+        self.pass(at)
     }
 
     pub(crate) fn transpose(&mut self, at: At<'g>) -> Result<(), NetworkError> {
@@ -143,9 +140,7 @@ impl<'g> Tracer<'g> {
         let shape = self.graph.shape(at.node.output());
         let rows = each(shape, |place| Some(place.iter().zip(&steps).map(|(at, step)| at * step).sum()));
         if rows.iter().enumerate().all(|(at, row)| *row == Some(index(at))) {
-            let value = self.value(at, tensor)?;
-            self.set(at.node.output(), value);
-            return Ok(());
+            return self.pass(at);
         }
         let value = self.linear(at, tensor)?;
         let places = rows.iter().flatten().filter_map(|&row| value.places.get(row as usize).copied()).collect();
@@ -213,11 +208,11 @@ impl<'g> Tracer<'g> {
             };
             let (mut at_value, last) = match step > 0 {
                 true => (bound(start, 0, size), bound(end, 0, size)),
-                false => (bound(start, 0, size - 1), bound(end, -1, size - 1)),
+                false => (bound(start, 0, (size - 1).max(0)), bound(end, -1, (size - 1).max(-1))),
             };
             let mut taken = Vec::new();
             while if step > 0 { at_value < last } else { at_value > last } {
-                taken.extend(usize::try_from(at_value));
+                taken.extend(usize::try_from(at_value).ok().filter(|_| at_value < size));
                 at_value = at_value.saturating_add(step);
             }
             if let Some(pick) = picks.get_mut(axis) {
@@ -415,8 +410,6 @@ impl<'g> Tracer<'g> {
                 "encryption cannot divide; use another activation in its place, or protect from a later layer on",
             ));
         }
-        let value = self.value(at, tensor)?;
-        self.set(at.node.output(), value);
-        Ok(())
+        self.pass(at)
     }
 }
