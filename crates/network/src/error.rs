@@ -114,8 +114,8 @@ pub enum NetworkError {
     },
     /// A cut at which the protected part would need more than one tensor.
     #[error(
-        "the network cannot be cut before '{name}': node '{reader}' behind it also reads '{tensor}' from before it; \
-         choose a layer outside of this branch, such as one of: {known}"
+        "the network cannot be cut before '{name}': node '{reader}' also reads '{tensor}', which is computed before the cut; \
+         choose a layer where no branch is open, one of: {known}"
     )]
     SeveralPaths {
         /// The layer to cut at.

@@ -7,13 +7,14 @@ use subrosa_plain::{PlainNetwork, check_structure};
 
 use crate::error::NetworkError;
 use crate::layers;
+use crate::sizes;
 
 /// A constant tensor; integers and doubles are kept as the nearest float32.
 #[derive(Debug, Clone)]
 pub struct Constant {
     /// Its axes; none for a single number.
     pub shape: Vec<usize>,
-    /// Row-major; empty if they are of another type than float32, double, int32 and int64.
+    /// Row-major; empty if they are of another type than float32, double, bool, int32 and int64.
     pub values: Vec<f32>,
     /// Whether it is a weight (float), not an integer of shape arithmetic.
     pub float: bool,
@@ -116,6 +117,7 @@ impl Graph {
         let (input, output) = ends(&proto, &constants)?;
         let nodes = sorted_nodes(&proto, &input, &constants)?;
         let nodes = live_nodes(nodes, &output);
+        sizes::check(&nodes, (&input, declared_shape(&proto, &input)), &constants)?;
 
         let names: Vec<&str> = nodes
             .iter()
@@ -266,7 +268,7 @@ fn decode_attribute(attribute: &AttributeProto, name: &str) -> Result<Constant, 
     Ok(Constant { shape, values, float })
 }
 
-/// Decodes float32, double, int32 and int64 tensors; others keep their shape but no values.
+/// Decodes float32, double, bool, int32 and int64 tensors; others keep their shape but no values.
 fn decode(tensor: &TensorProto, name: &str) -> Result<Constant, NetworkError> {
     if !tensor.external_data.is_empty() || tensor.data_location.is_some_and(|l| l.0 != 0) {
         return Err(NetworkError::Unsupported(format!(
@@ -293,6 +295,8 @@ fn decode(tensor: &TensorProto, name: &str) -> Result<Constant, NetworkError> {
         (Some(DataType::DOUBLE), None) => (tensor.double_data.iter().map(|&v| v as f32).collect(), true),
         (Some(DataType::INT32), Some(raw)) => (words(raw, |b| i32::from_le_bytes(b) as f32), false),
         (Some(DataType::INT32), None) => (tensor.int32_data.iter().map(|&v| v as f32).collect(), false),
+        (Some(DataType::BOOL), Some(raw)) => (raw.iter().map(|&byte| f32::from(byte)).collect(), false),
+        (Some(DataType::BOOL), None) => (tensor.int32_data.iter().map(|&v| v as f32).collect(), false),
         (Some(DataType::INT64), Some(raw)) => (words(raw, |b| i64::from_le_bytes(b) as f32), false),
         (Some(DataType::INT64), None) => (tensor.int64_data.iter().map(|&v| v as f32).collect(), false),
         _ => {
@@ -345,6 +349,14 @@ fn ends(proto: &GraphProto, constants: &HashMap<String, Constant>) -> Result<(St
             outputs.join(", ")
         ))),
     }
+}
+
+/// The shape that the file declares for an input, with 1 for axes that vary.
+fn declared_shape(proto: &GraphProto, input: &str) -> Vec<usize> {
+    let value = proto.input.iter().find(|value| value.name.as_deref() == Some(input));
+    let tensor = value.and_then(|value| value.r#type.as_ref()?.tensor_type.as_ref());
+    let dimensions = tensor.and_then(|tensor| tensor.shape.as_ref()).map_or(&[][..], |shape| shape.dim.as_slice());
+    dimensions.iter().map(|d| d.dim_value.and_then(|size| usize::try_from(size).ok()).unwrap_or(1)).collect()
 }
 
 fn op(node: &NodeProto) -> &str {

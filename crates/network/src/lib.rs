@@ -13,9 +13,11 @@ mod error;
 pub mod fit;
 mod graph;
 mod layers;
+mod normal;
 mod polynomial;
 mod region;
 mod segment;
+mod sizes;
 mod split;
 
 pub use activation::{Activation, ActivationKind, ParseSubstitutionsError, Substitutions};
@@ -47,11 +49,13 @@ impl Network {
     /// Damaged files, weights that are missing, external or not finite, cycles, control flow,
     /// several inputs or outputs, operators that the runtime lacks.
     pub fn from_onnx(onnx: &[u8]) -> Result<Network, NetworkError> {
-        let graph = Graph::parse(onnx)?;
+        let onnx = normal::written_out(onnx);
+        let graph = Graph::parse(&onnx)?;
         if graph.elements(&graph.output) == 0 {
             return Err(NetworkError::Unsupported("its output has no values for a sample".into()));
         }
-        Ok(Network { onnx: onnx.to_vec(), graph })
+        let explicit = normal::with_explicit_pads(&onnx, &graph);
+        Ok(Network { onnx: explicit.unwrap_or_else(|| onnx.into_owned()), graph })
     }
 
     /// Shape of one input, without the batch.
@@ -102,7 +106,8 @@ impl Network {
         &self.graph
     }
 
-    /// The ONNX file it was read from.
+    /// The ONNX file it was read from. Kernel shapes and strides left to their defaults and the pads of `SAME_LOWER`,
+    /// which the runtime does not know, are written out.
     pub fn onnx(&self) -> &[u8] {
         &self.onnx
     }

@@ -4,8 +4,11 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{Oracle, compare};
+use common::{compare, relative_difference, with_mean_pooling, without_softmax};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha20Rng;
 use subrosa_network::{Circuit, LayerActivation, Network, Scope, Source, Substitutions};
+use subrosa_plain::PlainNetwork;
 
 fn models() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models")
@@ -29,7 +32,7 @@ fn shape(circuit: &Circuit) -> Vec<String> {
         let activation = match &layer.activation {
             LayerActivation::Identity => String::new(),
             LayerActivation::Polynomial { polynomials, .. } if polynomials.len() == 1 => {
-                format!(" degree {}", polynomials[0].degree())
+                format!(" {}", polynomials[0])
             }
             LayerActivation::Polynomial { polynomials, .. } => format!(" {} polynomials", polynomials.len()),
             LayerActivation::Function(kind) => format!(" {kind}"),
@@ -41,26 +44,115 @@ fn shape(circuit: &Circuit) -> Vec<String> {
 
 #[test]
 fn trained_networks_become_circuits() {
-    for (name, softmax) in [
-        ("mnist-quadratic", Oracle::Scores),
-        ("cifar10-quadratic", Oracle::Scores),
-        ("ai4i-mlp", Oracle::Scores),
-        ("fixtures/keras-mlp-relu", Oracle::Softmax),
-        ("fixtures/keras-small-cnn", Oracle::Softmax),
-        ("fixtures/torch-ai4i", Oracle::Scores),
-        ("fixtures/torch-mlp-noact", Oracle::Scores),
-        ("fixtures/torch-mlp-poly", Oracle::Scores),
-        ("fixtures/torch-mlp-sigmoid", Oracle::Scores),
-        ("fixtures/torch-mlp-tanh", Oracle::Scores),
-        ("fixtures/torch-residual-cnn", Oracle::Scores),
-        ("fixtures/torch-small-cnn", Oracle::Scores),
-        ("fixtures/torch-tabular", Oracle::Scores),
-    ] {
+    let cases: &[(&str, usize, &[&str])] = &[
+        (
+            "mnist-quadratic",
+            893_354,
+            &[
+                "conv1(25088)<-in 32 polynomials",
+                "conv2(21632)<-conv1 32 polynomials",
+                "conv3(10816)<-conv2 64 polynomials",
+                "conv4(7744)<-conv3 64 polynomials",
+                "dense5(512)<-conv4 512 polynomials",
+                "scores(10)<-dense5",
+            ],
+        ),
+        (
+            "cifar10-quadratic",
+            1_255_280,
+            &[
+                "conv1(32768)<-in 32 polynomials",
+                "conv2(28800)<-conv1 32 polynomials",
+                "conv3(14400)<-conv2 64 polynomials",
+                "conv4(10816)<-conv3 64 polynomials",
+                "dense5(512)<-conv4 512 polynomials",
+                "scores(10)<-dense5",
+            ],
+        ),
+        (
+            "ai4i-mlp",
+            1106,
+            &["dense1(32)<-in 32 polynomials", "dense2(16)<-dense1 16 polynomials", "scores(2)<-dense2"],
+        ),
+        ("fixtures/keras-mlp-relu", 101_770, &["hidden_1(128)<-in relu", "logits_1(10)<-hidden_1"]),
+        (
+            "fixtures/keras-small-cnn",
+            38_986,
+            &[
+                "Conv__30(1152)<-in relu",
+                "conv2d_1_2(2304)<-Conv__30 relu",
+                "hidden_1(64)<-conv2d_1_2 x^2+2x",
+                "logits_1(10)<-hidden_1",
+            ],
+        ),
+        ("fixtures/torch-ai4i", 866, &["1(32)<-in x^2+2x", "3(16)<-1 x^2", "5(2)<-3"]),
+        ("fixtures/torch-mlp-noact", 79_910, &["2(10)<-in"]),
+        ("fixtures/torch-mlp-poly", 3327, &[]),
+        ("fixtures/torch-mlp-sigmoid", 2410, &["0(32)<-in sigmoid", "2(10)<-0"]),
+        ("fixtures/torch-mlp-tanh", 2410, &["0(32)<-in tanh", "2(10)<-0"]),
+        ("fixtures/torch-tabular", 0, &[]),
+        ("fixtures/torch-small-cnn", 0, &[]),
+        ("fixtures/torch-residual-cnn", 0, &[]),
+    ];
+    for (name, parameters, layers) in cases {
         let onnx = model(name);
         let network = Network::from_onnx(&onnx).unwrap();
-        let split = network.circuit(&Scope::All, &Substitutions::none()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let substitutions = "max=mean".parse().unwrap();
+        let split = network.circuit(&Scope::All, &substitutions).unwrap_or_else(|e| panic!("{name}: {e}"));
         println!("{name} {} parameters: {:#?}", split.circuit.parameters(), shape(&split.circuit));
         assert!(split.front.is_none());
-        compare(name, &onnx, &split.circuit, softmax, 3);
+        assert_eq!(split.features, split.circuit.inputs());
+        compare(name, &with_mean_pooling(&onnx), &split.circuit, 3);
+        if *parameters > 0 {
+            assert_eq!(split.circuit.parameters(), *parameters, "{name}");
+        }
+        if !layers.is_empty() {
+            assert_eq!(shape(&split.circuit), *layers, "{name}");
+        }
+    }
+}
+
+/// The front and the circuit behind it against the whole network, on random inputs.
+fn check_cut(name: &str, onnx: &[u8], scope: &Scope, substitutions: &Substitutions) -> Vec<String> {
+    let network = Network::from_onnx(onnx).unwrap();
+    let split = network.circuit(scope, substitutions).unwrap_or_else(|e| panic!("{name}, {scope}: {e}"));
+    let whole = PlainNetwork::load(&without_softmax(onnx), 1).unwrap();
+    let mut rng = ChaCha20Rng::seed_from_u64(3);
+    for _ in 0..2 {
+        let input: Vec<f32> = (0..whole.input_len()).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let expected = whole.run(1, &input).unwrap();
+        let features = match &split.front {
+            Some(front) => PlainNetwork::load(front, 1).unwrap().run(1, &input).unwrap(),
+            None => input,
+        };
+        assert_eq!(features.len(), split.features, "{name}");
+        let features: Vec<f64> = features.iter().map(|&v| v.into()).collect();
+        let difference = relative_difference(&split.circuit.eval(&features), &expected);
+        assert!(difference < 1e-4, "{name}, {scope}: off by {difference}");
+    }
+    shape(&split.circuit)
+}
+
+#[test]
+fn networks_are_cut_at_any_layer_that_all_later_ones_need() {
+    let none = Substitutions::none();
+    check_cut("CIFAR-10", &model("cifar10-quadratic"), &Scope::From("conv4".into()), &none);
+    for name in ["fixtures/torch-residual-cnn", "fixtures/keras-small-cnn"] {
+        let onnx = with_mean_pooling(&model(name));
+        let network = Network::from_onnx(&onnx).unwrap();
+        let mut cuts = 0;
+        for layer in network.layers() {
+            match network.circuit(&Scope::From(layer.name.clone()), &none) {
+                Ok(_) => {
+                    cuts += 1;
+                    let layers = check_cut(name, &onnx, &Scope::From(layer.name.clone()), &none);
+                    println!("{name} from {} ({}): {} layers", layer.name, layer.op, layers.len());
+                }
+                Err(error) => println!("{name} from {} ({}): {error}", layer.name, layer.op),
+            }
+        }
+        assert!(cuts >= 6, "{name}: {cuts}");
+        check_cut(name, &onnx, &Scope::Classifier, &none);
+        check_cut(name, &onnx, &Scope::Last, &none);
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::form::{Curve, Value};
 use super::moves::broadcast;
+use super::places::picked;
 use super::trace::{At, Tracer};
 use crate::activation::ActivationKind;
 use crate::error::NetworkError;
@@ -96,7 +97,8 @@ impl<'g> Tracer<'g> {
         }
         let rows = broadcast(&own, shape).ok_or_else(|| at.batch())?;
         let value = self.linear(at, tensor)?;
-        self.gathered(at, &value, &rows, 0.0, shape)
+        let places = picked(&value.places, &own, shape, &rows);
+        self.gathered(at, &value, &rows, 0.0, places)
     }
 
     /// The sum of tensors times signs.
@@ -294,7 +296,7 @@ impl<'g> Tracer<'g> {
         {
             return self.apply_function(at, tensor, ActivationKind::Relu, node.output());
         }
-        Err(at.refuse("is an operator", remedy(&node.op)))
+        Err(at.refuse("is neither linear nor a function of each value alone", remedy(&node.op)))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Operators that move, repeat, drop or pad values.
 
+use super::Place;
 use super::form::{Form, Value};
-use super::places::{close_gaps, default_places, resized};
+use super::places::{default_places, picked, resized};
 use super::sparse::index;
 use super::trace::{At, RUN_TIME, Tracer};
 use crate::error::NetworkError;
@@ -52,18 +53,15 @@ pub(crate) fn each(shape: &[usize], mut source: impl FnMut(&[usize]) -> Option<u
 }
 
 impl<'g> Tracer<'g> {
-    /// The values of a linear value with these indices, in a tensor of `shape`; places move with their values.
+    /// The values of a linear value with these indices, `fill` where there is none, standing at `places`.
     pub(crate) fn gathered(
         &self,
         at: At<'_>,
         value: &Value,
         rows: &[Option<u32>],
         fill: f64,
-        shape: &[usize],
+        places: Vec<Place>,
     ) -> Result<Value, NetworkError> {
-        let moved: Option<Vec<super::Place>> =
-            rows.iter().map(|row| value.places.get((*row)? as usize).copied()).collect();
-        let places = moved.unwrap_or_else(|| default_places(shape));
         let mut entries = Some(0usize);
         for (_, matrix) in &value.form.terms {
             for row in rows.iter().flatten() {
@@ -108,6 +106,9 @@ impl<'g> Tracer<'g> {
                     "export the network in float32 without a change of type inside",
                 ));
             }
+            "Dropout" if !node.input(2).is_empty() && self.constant(at, 2)?.values != [0.0] => {
+                return Err(at.refuse("drops values at random", "export the network for inference, after training"));
+            }
             "Squeeze" | "Unsqueeze" => {
                 let axes = self.integers(at, "axes", 1)?.ok_or_else(|| at.batch())?;
                 let rank = if node.op == "Squeeze" { rank } else { rank + axes.len() };
@@ -121,10 +122,7 @@ impl<'g> Tracer<'g> {
         if !kept || self.graph.shape(node.output()).first() != Some(&1) {
             return Err(at.batch());
         }
-        let value = self.value(at, node.input(0))?;
-        let sole = value.sole && self.graph.single_use(node.input(0)).is_some();
-        self.set(node.output(), Value { sole, ..value });
-        Ok(())
+        self.pass(at)
     }
 
     pub(crate) fn transpose(&mut self, at: At<'g>) -> Result<(), NetworkError> {
@@ -142,45 +140,53 @@ impl<'g> Tracer<'g> {
         let shape = self.graph.shape(at.node.output());
         let rows = each(shape, |place| Some(place.iter().zip(&steps).map(|(at, step)| at * step).sum()));
         if rows.iter().enumerate().all(|(at, row)| *row == Some(index(at))) {
-            let value = self.value(at, tensor)?;
-            self.set(at.node.output(), value);
-            return Ok(());
+            return self.pass(at);
         }
-        self.move_values(at, &rows, 0.0)
-    }
-
-    /// Sets the node's first output to moved values of its first input.
-    fn move_values(&mut self, at: At<'g>, rows: &[Option<u32>], fill: f64) -> Result<(), NetworkError> {
-        let value = self.linear(at, at.node.input(0))?;
-        let shape = self.graph.shape(at.node.output());
-        let moved = self.gathered(at, &value, rows, fill, shape)?;
+        let value = self.linear(at, tensor)?;
+        let places = rows.iter().flatten().filter_map(|&row| value.places.get(row as usize).copied()).collect();
+        let moved = self.gathered(at, &value, &rows, 0.0, places)?;
         self.set(at.node.output(), moved);
         Ok(())
     }
 
-    /// Takes an axis's values at `picks`, a cut of the first input that becomes `output`.
-    fn cut_axis(&mut self, at: At<'g>, axis: usize, picks: &[usize], output: &str) -> Result<(), NetworkError> {
+    /// Sets `output`, of `shape`, to picked and repeated values of the node's first input.
+    fn pick_values(
+        &mut self,
+        at: At<'g>,
+        rows: &[Option<u32>],
+        output: &str,
+        shape: &[usize],
+    ) -> Result<(), NetworkError> {
         let tensor = at.node.input(0);
         let value = self.linear(at, tensor)?;
-        let from = self.graph.shape(tensor);
-        let mut shape = from.to_vec();
-        if let Some(size) = shape.get_mut(axis) {
-            *size = picks.len();
-        }
-        let steps = strides(from);
+        let places = picked(&value.places, self.graph.shape(tensor), shape, rows);
+        let moved = self.gathered(at, &value, rows, 0.0, places)?;
+        self.set(output, moved);
+        Ok(())
+    }
+
+    /// Takes the values at `picks` along each axis, which become `output`.
+    fn cut(&mut self, at: At<'g>, picks: &[Vec<usize>], output: &str) -> Result<(), NetworkError> {
+        let steps = strides(self.graph.shape(at.node.input(0)));
+        let shape: Vec<usize> = picks.iter().map(Vec::len).collect();
         let rows = each(&shape, |place| {
             let mut flat = 0;
-            for (number, (at, step)) in place.iter().zip(&steps).enumerate() {
-                flat += step * if number == axis { *picks.get(*at)? } else { *at };
+            for ((at, pick), step) in place.iter().zip(picks).zip(&steps) {
+                flat += step * pick.get(*at)?;
             }
             Some(flat)
         });
-        let mut moved = self.gathered(at, &value, &rows, 0.0, &shape)?;
-        let mut places = moved.places.to_vec();
-        close_gaps(&mut places);
-        moved.places = places.into();
-        self.set(output, moved);
-        Ok(())
+        self.pick_values(at, &rows, output, &shape)
+    }
+
+    /// The same along one axis.
+    fn cut_axis(&mut self, at: At<'g>, axis: usize, picks: Vec<usize>, output: &str) -> Result<(), NetworkError> {
+        let from = self.graph.shape(at.node.input(0));
+        let mut all: Vec<Vec<usize>> = from.iter().map(|&size| (0..size).collect()).collect();
+        if let Some(slot) = all.get_mut(axis) {
+            *slot = picks;
+        }
+        self.cut(at, &all, output)
     }
 
     pub(crate) fn slice(&mut self, at: At<'g>) -> Result<(), NetworkError> {
@@ -202,33 +208,18 @@ impl<'g> Tracer<'g> {
             };
             let (mut at_value, last) = match step > 0 {
                 true => (bound(start, 0, size), bound(end, 0, size)),
-                false => (bound(start, 0, size - 1), bound(end, -1, size - 1)),
+                false => (bound(start, 0, (size - 1).max(0)), bound(end, -1, (size - 1).max(-1))),
             };
             let mut taken = Vec::new();
             while if step > 0 { at_value < last } else { at_value > last } {
-                taken.extend(usize::try_from(at_value));
+                taken.extend(usize::try_from(at_value).ok().filter(|_| at_value < size));
                 at_value = at_value.saturating_add(step);
             }
             if let Some(pick) = picks.get_mut(axis) {
                 *pick = taken;
             }
         }
-        let steps = strides(&from);
-        let shape: Vec<usize> = picks.iter().map(Vec::len).collect();
-        let rows = each(&shape, |place| {
-            let mut flat = 0;
-            for ((at, pick), step) in place.iter().zip(&picks).zip(&steps) {
-                flat += step * pick.get(*at)?;
-            }
-            Some(flat)
-        });
-        self.move_values(at, &rows, 0.0)?;
-        let mut moved = self.value(at, at.node.output())?;
-        let mut places = moved.places.to_vec();
-        close_gaps(&mut places);
-        moved.places = places.into();
-        self.set(at.node.output(), moved);
-        Ok(())
+        self.cut(at, &picks, at.node.output())
     }
 
     pub(crate) fn split(&mut self, at: At<'g>) -> Result<(), NetworkError> {
@@ -237,8 +228,7 @@ impl<'g> Tracer<'g> {
         let mut start = 0;
         for output in at.node.outputs.clone() {
             let size = self.graph.shape(&output).get(axis).copied().unwrap_or(0);
-            let picks: Vec<usize> = (start..start + size).collect();
-            self.cut_axis(at, axis, &picks, &output)?;
+            self.cut_axis(at, axis, (start..start + size).collect(), &output)?;
             start += size;
         }
         Ok(())
@@ -259,7 +249,7 @@ impl<'g> Tracer<'g> {
             .map(|&v| if v < 0.0 { v as i64 + size } else { v as i64 })
             .filter_map(|v| usize::try_from(v).ok().filter(|_| v < size))
             .collect();
-        self.cut_axis(at, axis, &picks, at.node.output())
+        self.cut_axis(at, axis, picks, at.node.output())
     }
 
     pub(crate) fn expand(&mut self, at: At<'g>) -> Result<(), NetworkError> {
@@ -268,7 +258,7 @@ impl<'g> Tracer<'g> {
         if shape.first() != Some(&1) {
             return Err(at.batch());
         }
-        self.move_values(at, &rows, 0.0)
+        self.pick_values(at, &rows, at.node.output(), shape)
     }
 
     pub(crate) fn pad(&mut self, at: At<'g>) -> Result<(), NetworkError> {
@@ -316,8 +306,7 @@ impl<'g> Tracer<'g> {
             Some(flat)
         });
         let old = self.linear(at, at.node.input(0))?;
-        let mut moved = self.gathered(at, &old, &rows, fill, &shape)?;
-        moved.places = resized(&old.places, &from, &shape).into();
+        let moved = self.gathered(at, &old, &rows, fill, resized(&old.places, &from, &shape))?;
         self.set(at.node.output(), moved);
         Ok(())
     }
@@ -354,7 +343,7 @@ impl<'g> Tracer<'g> {
             }
             if traced {
                 let value = self.linear(at, name)?;
-                let moved = self.gathered(at, &value, &rows, 0.0, &shape)?;
+                let moved = self.gathered(at, &value, &rows, 0.0, Vec::new())?;
                 at.fits(total.nonzeros().checked_add(moved.form.nonzeros()))?;
                 total = total.plus(&moved.form);
                 places.get_or_insert_with(|| resized(&value.places, &own, &shape));
@@ -375,38 +364,24 @@ impl<'g> Tracer<'g> {
     }
 
     pub(crate) fn depth_to_space(&mut self, at: At<'g>) -> Result<(), NetworkError> {
-        let down = at.node.op == "SpaceToDepth";
         let (from, shape) = (self.graph.shape(at.node.input(0)), self.graph.shape(at.node.output()));
         let block = usize::try_from(at.node.int("blocksize", 1)).unwrap_or(1).max(1);
-        let column_row_depth = at.node.text("mode") == Some("CRD");
+        let channels_first = at.node.text("mode") == Some("CRD");
         let steps = strides(from);
-        let small = if down { shape } else { from };
-        let &[_, deep, _, _] = small else {
+        let &[_, channels, _, _] = shape else {
             return Err(at.refuse("is not on pictures", "use it on tensors of four axes"));
         };
-        let channels = deep / (block * block).max(1);
         let rows = each(shape, |place| {
             let &[_, c, y, x] = place else {
                 return None;
             };
-            let (c, y, x) = if down {
-                let (offset, c) = (c / channels.max(1), c % channels.max(1));
-                (c, y * block + offset / block, x * block + offset % block)
-            } else {
-                let (dy, dx) = (y % block, x % block);
-                let deep = if column_row_depth {
-                    c * block * block + dy * block + dx
-                } else {
-                    (dy * block + dx) * channels + c
-                };
-                (deep, y / block, x / block)
-            };
-            let place = [0, c, y, x];
+            let part = y % block * block + x % block;
+            let deep = if channels_first { c * block * block + part } else { part * channels + c };
+            let place = [0, deep, y / block, x / block];
             Some(place.iter().zip(&steps).map(|(at, step)| at * step).sum())
         });
-        self.move_values(at, &rows, 0.0)?;
-        let mut moved = self.value(at, at.node.output())?;
-        moved.places = default_places(shape).into();
+        let value = self.linear(at, at.node.input(0))?;
+        let moved = self.gathered(at, &value, &rows, 0.0, default_places(shape))?;
         self.set(at.node.output(), moved);
         Ok(())
     }
@@ -435,8 +410,6 @@ impl<'g> Tracer<'g> {
                 "encryption cannot divide; use another activation in its place, or protect from a later layer on",
             ));
         }
-        let value = self.value(at, tensor)?;
-        self.set(at.node.output(), value);
-        Ok(())
+        self.pass(at)
     }
 }

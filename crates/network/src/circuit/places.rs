@@ -1,5 +1,7 @@
 //! Where the values of a tensor stand: channel, row, column.
 
+use std::collections::HashSet;
+
 use super::Place;
 use super::form::Value;
 use super::sparse::index;
@@ -91,6 +93,21 @@ pub(crate) fn resized(places: &[Place], old_shape: &[usize], shape: &[usize]) ->
         });
     }
     spread(axes, &chosen)
+}
+
+/// Places of a tensor of `shape` whose value number `i` is number `rows[i]` of one of `old_shape`, by picking and
+/// repeating along axes.
+pub(crate) fn picked(places: &[Place], old_shape: &[usize], shape: &[usize], rows: &[Option<u32>]) -> Vec<Place> {
+    if components(places, old_shape).is_some() && old_shape.len() == shape.len() {
+        return resized(places, old_shape, shape);
+    }
+    let moved: Option<Vec<Place>> = rows.iter().map(|row| places.get((*row)? as usize).copied()).collect();
+    let Some(mut moved) = moved else {
+        return default_places(shape);
+    };
+    close_gaps(&mut moved);
+    let distinct: HashSet<&Place> = moved.iter().collect();
+    if distinct.len() == moved.len() { moved } else { default_places(shape) }
 }
 
 /// The same places with gaps closed: the values along each component become 0, 1, 2, …

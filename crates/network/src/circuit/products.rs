@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::form::Value;
 use super::moves::strides;
 use super::places::{channels_last, close_gaps, default_places};
 use super::sparse::RowBuilder;
@@ -138,9 +137,7 @@ impl<'g> Tracer<'g> {
         let axes = match self.integers(at, "axes", 1)? {
             Some(axes) if !axes.is_empty() => axes,
             _ if at.node.int("noop_with_empty_axes", 0) != 0 => {
-                let value = self.value(at, tensor)?;
-                self.set(at.node.output(), Value { sole: false, ..value });
-                return Ok(());
+                return self.pass(at);
             }
             _ => return Err(at.batch()),
         };

@@ -21,10 +21,7 @@ pub(crate) fn circuit(
 ) -> Result<CircuitSplit, NetworkError> {
     let (start, name) = start(graph, scope)?;
     let start = if only_moves(graph, &start) { graph.input().to_owned() } else { start };
-    let order = match behind(graph, &start) {
-        Ok(order) => order,
-        Err(crossing) => return Err(several_paths(graph, &name, crossing)),
-    };
+    let order = behind(graph, &start).map_err(|crossing| several_paths(graph, &name, crossing))?;
     let guess = guessed_places(graph.shape(&start));
     let none = Substitutions::none();
     let hint = Tracer::new(graph, &none, &start, guess.clone()).input_hint(&start, &order);
@@ -71,11 +68,14 @@ fn start(graph: &Graph, scope: &Scope) -> Result<(String, String), NetworkError>
                 name: name.clone(),
                 known: listed.iter().map(|(_, row)| row.name.as_str()).collect::<Vec<_>>().join(", "),
             })?;
-            let node = graph.node(index);
-            let tensor = node.and_then(|node| data_inputs(graph, node).next());
-            tensor.map(|tensor| (tensor.to_owned(), name.clone())).ok_or_else(|| {
-                NetworkError::Unsupported(format!("layer '{name}' does not depend on the network's input"))
-            })
+            match graph.node(index).map(|node| single_input(graph, node)) {
+                Some(Ok(Some(tensor))) => Ok((tensor.to_owned(), name.clone())),
+                Some(Err(crossing)) => Err(several_paths(graph, name, crossing)),
+                _ => {
+                    let text = format!("layer '{name}' does not depend on the network's input");
+                    Err(NetworkError::Unsupported(text))
+                }
+            }
         }
     }
 }
@@ -90,6 +90,16 @@ fn data_inputs<'a>(graph: &'a Graph, node: &'a Node) -> impl Iterator<Item = &'a
     };
     let names = node.inputs.iter().take(count).map(String::as_str);
     names.filter(|name| !name.is_empty() && !graph.constants.contains_key(*name))
+}
+
+/// The one tensor that a node reads values from.
+fn single_input<'a>(graph: &'a Graph, node: &'a Node) -> Result<Option<&'a str>, Crossing> {
+    let mut names = data_inputs(graph, node);
+    let first = names.next();
+    match names.find(|name| Some(*name) != first) {
+        Some(other) => Err(Crossing { reader: node.name.clone(), tensor: other.to_owned() }),
+        None => Ok(first),
+    }
 }
 
 /// Whether a tensor holds the network's input, only moved or reshaped.
@@ -156,8 +166,8 @@ fn several_paths(graph: &Graph, name: &str, crossing: Crossing) -> NetworkError 
     let known: Vec<String> = layers::list_with_nodes(graph)
         .into_iter()
         .filter(|(index, _)| {
-            let tensor = graph.node(*index).and_then(|node| data_inputs(graph, node).next());
-            tensor.is_some_and(|tensor| behind(graph, tensor).is_ok())
+            let tensor = graph.node(*index).map(|node| single_input(graph, node));
+            matches!(tensor, Some(Ok(Some(tensor))) if behind(graph, tensor).is_ok())
         })
         .map(|(_, row)| row.name)
         .collect();

@@ -172,7 +172,7 @@ impl<'g> Tracer<'g> {
             "Split" => self.split(at),
             "Gather" => self.pick(at),
             "Expand" => self.expand(at),
-            "DepthToSpace" | "SpaceToDepth" => self.depth_to_space(at),
+            "DepthToSpace" => self.depth_to_space(at),
             "Softmax" | "LogSoftmax" => self.final_softmax(at),
             _ => self.function(at),
         }
@@ -281,7 +281,18 @@ impl<'g> Tracer<'g> {
 
     /// Sets the result of a node.
     pub fn set(&mut self, tensor: &str, value: Value) {
-        self.values.insert(tensor.to_owned(), value);
+        if !tensor.is_empty() {
+            self.values.insert(tensor.to_owned(), value);
+        }
+    }
+
+    /// Sets the result of a node that keeps its first input's values and their order.
+    pub fn pass(&mut self, at: At<'_>) -> Result<(), NetworkError> {
+        let tensor = at.node.input(0);
+        let value = self.value(at, tensor)?;
+        let sole = value.sole && self.graph.single_use(tensor).is_some();
+        self.set(at.node.output(), Value { sole, ..value });
+        Ok(())
     }
 
     /// Sets the result of a node that maps linearly, in a tensor whose places are as ONNX has them.
@@ -355,7 +366,8 @@ impl<'g> Tracer<'g> {
         else {
             return Ok(false);
         };
-        if kind == ActivationKind::Other {
+        // Sums of a function and its operand need no polynomial for the whole.
+        if kind == ActivationKind::Other && self.substitutions.get(kind).is_none() {
             return Ok(false);
         }
         self.apply_function(at, base, kind, &region.exit)?;

@@ -9,7 +9,7 @@ use rten_onnx::onnx::{
     AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
     TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
 };
-use subrosa_network::Circuit;
+use subrosa_network::{Circuit, Network};
 use subrosa_plain::PlainNetwork;
 
 pub struct Builder {
@@ -33,6 +33,35 @@ pub fn int(name: &str, value: i64) -> AttributeProto {
         i: Some(value),
         r#type: Some(AttributeType::INT),
         ..AttributeProto::default()
+    }
+}
+
+pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        ints: values.to_vec(),
+        r#type: Some(AttributeType::INTS),
+        ..AttributeProto::default()
+    }
+}
+
+pub fn text(name: &str, value: &str) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        s: Some(value.into()),
+        r#type: Some(AttributeType::STRING),
+        ..AttributeProto::default()
+    }
+}
+
+/// A tensor of 64-bit integers.
+pub fn int_tensor(name: &str, dims: &[usize], values: &[i64]) -> TensorProto {
+    TensorProto {
+        name: Some(name.into()),
+        dims: dims.iter().map(|&d| d as i64).collect(),
+        data_type: Some(DataType::INT64),
+        raw_data: Some(RefCell::new(values.iter().flat_map(|v| v.to_le_bytes()).collect())),
+        ..TensorProto::default()
     }
 }
 
@@ -77,6 +106,27 @@ impl Builder {
         let name = self.fresh("w");
         self.graph.initializer.push(tensor(&name, dims, values));
         name
+    }
+
+    /// An initializer of integers, one axis.
+    pub fn integers(&mut self, values: &[i64]) -> String {
+        let name = self.fresh("i");
+        self.graph.initializer.push(int_tensor(&name, &[values.len()], values));
+        name
+    }
+
+    /// A node with several outputs.
+    pub fn node_with_outputs(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        outputs: usize,
+        attribute: Vec<AttributeProto>,
+    ) -> Vec<String> {
+        let first = self.node(op, inputs, attribute);
+        let node = self.graph.node.last_mut().unwrap();
+        node.output = (0..outputs).map(|k| format!("{first}.{k}")).collect();
+        node.output.clone()
     }
 
     /// A Constant node with a scalar.
@@ -124,6 +174,12 @@ impl Builder {
         self.op("Add", &[&product, &b])
     }
 
+    /// As [`finish`](Self::finish), for another version of the operators.
+    pub fn finish_opset(mut self, output: &str, opset: i64) -> Vec<u8> {
+        self.graph.output.push(ValueInfoProto { name: Some(output.into()), r#type: None });
+        self.file_of_opset(opset)
+    }
+
     /// The file, with `output` as the network's output.
     pub fn finish(mut self, output: &str) -> Vec<u8> {
         self.graph.output.push(ValueInfoProto { name: Some(output.into()), r#type: None });
@@ -131,10 +187,14 @@ impl Builder {
     }
 
     pub fn file(self) -> Vec<u8> {
+        self.file_of_opset(15)
+    }
+
+    pub fn file_of_opset(self, opset: i64) -> Vec<u8> {
         let model = ModelProto {
             ir_version: Some(8),
             graph: Some(self.graph),
-            opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(15) }],
+            opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(opset) }],
             ..ModelProto::default()
         };
         model.write_buf().unwrap()
@@ -149,28 +209,41 @@ pub fn relative_difference(a: &[f64], b: &[f32]) -> f64 {
     differences.fold(0.0, f64::max) / largest
 }
 
-/// What a network's output is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Oracle {
-    Scores,
-    Softmax,
+/// A network without the Softmax at its end.
+pub fn without_softmax(onnx: &[u8]) -> Vec<u8> {
+    let mut model = ModelProto::parse_buf(onnx).unwrap();
+    let graph = model.graph.as_mut().unwrap();
+    let output = graph.output[0].name.clone().unwrap();
+    let last = graph.node.iter().find(|node| node.output.contains(&output)).unwrap();
+    if matches!(last.op_type.as_deref(), Some("Softmax" | "LogSoftmax")) {
+        graph.output[0] = ValueInfoProto { name: Some(last.input[0].clone()), r#type: None };
+    }
+    model.write_buf().unwrap()
+}
+
+/// A network with mean pooling in the place of each MaxPool.
+pub fn with_mean_pooling(onnx: &[u8]) -> Vec<u8> {
+    let mut model = ModelProto::parse_buf(onnx).unwrap();
+    for node in &mut model.graph.as_mut().unwrap().node {
+        if node.op_type.as_deref() == Some("MaxPool") {
+            node.op_type = Some("AveragePool".into());
+            node.attribute.retain(|a| !matches!(a.name.as_deref(), Some("dilations" | "storage_order")));
+        }
+    }
+    model.write_buf().unwrap()
 }
 
 /// A circuit from the input on against the runtime, on random inputs.
-pub fn compare(name: &str, onnx: &[u8], circuit: &Circuit, oracle: Oracle, samples: usize) {
-    let plain = PlainNetwork::load(onnx, 1).unwrap();
+pub fn compare(name: &str, onnx: &[u8], circuit: &Circuit, samples: usize) {
+    let network = Network::from_onnx(onnx).unwrap();
+    let plain = PlainNetwork::load(&without_softmax(network.onnx()), 1).unwrap();
     let mut rng = ChaCha20Rng::seed_from_u64(7);
     assert_eq!((circuit.inputs(), circuit.outputs()), (plain.input_len(), plain.output_len()), "{name}");
     for _ in 0..samples {
         let input: Vec<f32> = (0..plain.input_len()).map(|_| rng.random_range(-1.0..1.0)).collect();
         let expected = plain.run(1, &input).unwrap();
         let exact: Vec<f64> = input.iter().map(|&v| v.into()).collect();
-        let mut scores = circuit.eval(&exact);
-        if oracle == Oracle::Softmax {
-            let largest = scores.iter().copied().fold(f64::MIN, f64::max);
-            let sum: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
-            scores.iter_mut().for_each(|s| *s = (*s - largest).exp() / sum);
-        }
+        let scores = circuit.eval(&exact);
         let difference = relative_difference(&scores, &expected);
         assert!(difference < 1e-4, "{name}: off by {difference}: {scores:?} instead of {expected:?}");
     }
