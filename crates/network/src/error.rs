@@ -90,7 +90,7 @@ pub enum NetworkError {
     },
     /// A layer whose matrix would not fit in memory.
     #[error(
-        "node '{node}' ({op}) is a linear map with {entries} weights once it is written out, where at most {limit} can \
+        "node '{node}' ({op}) is a linear map with {size} once it is written out, where at most {limit} can \
          be protected: protect less (--scope classifier, or from a later layer on), or use a network with smaller \
          pictures or fewer channels"
     )]
@@ -99,9 +99,9 @@ pub enum NetworkError {
         node: String,
         /// Its operator.
         op: String,
-        /// Entries of its matrix.
-        entries: String,
-        /// Entries allowed.
+        /// How many entries its matrix has, or how many values come out.
+        size: String,
+        /// How many are allowed.
         limit: usize,
     },
     /// `--scope from:NAME` with a name that no node or layer has.

@@ -22,14 +22,14 @@ pub(crate) fn check(
             let constant = constants.get(name).map(|c| c.shape.as_slice());
             shapes.get(name).map(Vec::as_slice).or(constant)
         };
-        let integers = |index: usize| -> Option<Vec<usize>> {
-            let values = constants.get(node.input(index)).filter(|c| !c.values.is_empty())?.values.iter();
-            Some(values.map(|&v| if v < 0.0 { 0 } else { v as usize }).collect())
+        let integers = |index: usize| -> Option<Vec<i64>> {
+            let constant = constants.get(node.input(index)).filter(|c| !c.values.is_empty())?;
+            Some(constant.values.iter().map(|&v| v as i64).collect())
         };
         let Some(shape) = output_shape(node, &known, &integers) else {
             continue;
         };
-        let elements = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+        let elements = product(&shape);
         if elements.is_none_or(|elements| elements > MAX_ELEMENTS) {
             return Err(NetworkError::Unsupported(format!(
                 "node '{}' ({}) gives values of shape {shape:?} for a sample, where {MAX_ELEMENTS} are the most; \
@@ -37,23 +37,51 @@ pub(crate) fn check(
                 node.name, node.op
             )));
         }
-        if let Some(output) = node.outputs.first() {
-            shapes.insert(output, shape);
+        // The parts of a Split are at most as large as the whole.
+        for output in node.outputs.iter().take(if node.op == "Split" { usize::MAX } else { 1 }) {
+            shapes.insert(output, shape.clone());
         }
     }
     Ok(())
 }
 
-/// The shape that a node gives, where it follows from what is known.
+/// The shape that a node gives at most, where it follows from what is known.
 fn output_shape<'a>(
     node: &Node,
     known: &dyn Fn(usize) -> Option<&'a [usize]>,
-    integers: &dyn Fn(usize) -> Option<Vec<usize>>,
+    integers: &dyn Fn(usize) -> Option<Vec<i64>>,
 ) -> Option<Vec<usize>> {
     let first = known(0);
     match node.op.as_str() {
         "Relu" | "LeakyRelu" | "Elu" | "Sigmoid" | "Tanh" | "Softplus" | "Clip" | "Identity" | "Dropout" | "Cast"
-        | "BatchNormalization" | "Neg" | "Softmax" | "LogSoftmax" | "PRelu" | "Gelu" => Some(first?.to_vec()),
+        | "BatchNormalization" | "Neg" | "Softmax" | "LogSoftmax" | "PRelu" | "Gelu" | "Slice" | "Split" => {
+            Some(first?.to_vec())
+        }
+        "Concat" => {
+            let mut shape = first?.to_vec();
+            let axis = node.int("axis", 0);
+            let axis = usize::try_from(if axis < 0 { axis + shape.len() as i64 } else { axis }).ok()?;
+            let sizes = (0..node.inputs.len()).map(|input| known(input)?.get(axis).copied());
+            *shape.get_mut(axis)? = sizes.sum::<Option<usize>>()?;
+            Some(shape)
+        }
+        "Reshape" => {
+            let elements = product(first?)?;
+            let wanted: Vec<i64> = integers(1)?;
+            let mut shape = Vec::with_capacity(wanted.len());
+            for (axis, &size) in wanted.iter().enumerate() {
+                shape.push(match size {
+                    0 => first?.get(axis).copied()?,
+                    size => usize::try_from(size).unwrap_or(1),
+                });
+            }
+            let rest = elements / product(&shape)?.max(1);
+            let open = wanted.iter().position(|&size| size < 0);
+            if let Some(slot) = open.and_then(|axis| shape.get_mut(axis)) {
+                *slot = rest;
+            }
+            Some(shape)
+        }
         "Conv" => {
             let ([batch, _, sizes @ ..], [out, _, kernel @ ..]) = (first?, known(1)?) else {
                 return None;
@@ -72,16 +100,19 @@ fn output_shape<'a>(
             Some(axes.map(|(axis, &size)| if axis < 2 { size } else { 1 }).collect())
         }
         "Add" | "Sub" | "Mul" | "Div" | "Pow" => broadcast(first?, known(1)?),
-        "Expand" => broadcast(first?, &integers(1)?),
-        "ConstantOfShape" => integers(0),
+        // What these give is large even if their input is small.
+        "Expand" => broadcast(first.unwrap_or_default(), &sizes_of(&integers(1)?)),
+        "ConstantOfShape" => Some(sizes_of(&integers(0)?)),
         "Tile" => {
-            let repeats = integers(1)?;
-            first?.iter().zip(&repeats).map(|(size, repeat)| size.checked_mul(*repeat)).collect()
+            let repeats = sizes_of(&integers(1)?);
+            let sizes = first.map_or_else(|| vec![1; repeats.len()], <[usize]>::to_vec);
+            Some(sizes.iter().zip(&repeats).map(|(size, repeat)| size.saturating_mul(*repeat)).collect())
         }
         "Pad" => {
-            let pads = node.ints("pads").map(sizes_of).or_else(|| integers(1))?;
-            let (begins, ends) = pads.split_at_checked(first?.len())?;
-            let axes = first?.iter().zip(begins).zip(ends);
+            let pads = sizes_of(&node.ints("pads").map(<[i64]>::to_vec).or_else(|| integers(1))?);
+            let (begins, ends) = pads.split_at_checked(pads.len() / 2)?;
+            let sizes = first.map_or_else(|| vec![1; begins.len()], <[usize]>::to_vec);
+            let axes = sizes.iter().zip(begins).zip(ends);
             Some(axes.map(|((size, begin), end)| size.saturating_add(*begin).saturating_add(*end)).collect())
         }
         "Transpose" => {
@@ -98,7 +129,7 @@ fn output_shape<'a>(
         }
         "Flatten" if node.int("axis", 1) == 1 => {
             let (batch, inner) = first?.split_first()?;
-            Some(vec![*batch, inner.iter().try_fold(1usize, |product, &size| product.checked_mul(size))?])
+            Some(vec![*batch, product(inner)?])
         }
         _ => None,
     }
@@ -128,6 +159,10 @@ fn broadcast(one: &[usize], two: &[usize]) -> Option<Vec<usize>> {
     let at =
         |shape: &[usize], axis: usize| (axis + shape.len()).checked_sub(rank).and_then(|at| shape.get(at).copied());
     Some((0..rank).map(|axis| at(one, axis).unwrap_or(1).max(at(two, axis).unwrap_or(1))).collect())
+}
+
+fn product(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))
 }
 
 fn sizes_of(values: &[i64]) -> Vec<usize> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use common::{compare, relative_difference, with_mean_pooling, without_softmax};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
-use subrosa_network::{Circuit, LayerActivation, Network, Scope, Source, Substitutions};
+use subrosa_network::{ActivationKind, Circuit, LayerActivation, Network, Scope, Source, Substitutions};
 use subrosa_plain::PlainNetwork;
 
 fn models() -> PathBuf {
@@ -155,4 +155,37 @@ fn networks_are_cut_at_any_layer_that_all_later_ones_need() {
         check_cut(name, &onnx, &Scope::Classifier, &none);
         check_cut(name, &onnx, &Scope::Last, &none);
     }
+}
+
+#[test]
+fn functions_are_replaced_while_tracing_or_after() {
+    let network = Network::from_onnx(&model("fixtures/torch-residual-cnn")).unwrap();
+    let circuit = |text: &str| network.circuit(&Scope::All, &text.parse().unwrap()).unwrap();
+    let open = circuit("max=mean");
+    let functions: Vec<(usize, &str, ActivationKind)> = open.circuit.functions().collect();
+    assert_eq!(functions.iter().map(|f| f.0).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    assert_eq!((functions[2].1, functions[2].2), ("2.second", ActivationKind::Relu));
+    assert_eq!(open.replaced.len(), 1);
+    assert_eq!(open.replaced[0].from, ActivationKind::Max);
+
+    let traced = circuit("max=mean;relu=0.25x^2+0.5x");
+    assert_eq!((traced.circuit.functions().count(), traced.replaced.len()), (0, 6));
+    let mut after = open.circuit.clone();
+    for layer in 0..5 {
+        after.substitute(layer, &"0.25x^2+0.5x".parse().unwrap());
+    }
+    assert_eq!(after, traced.circuit);
+
+    // A replacement of degree 1 goes into the weights.
+    let mut linear = open.circuit.clone();
+    for layer in 0..5 {
+        linear.substitute(layer, &"0.5x+1".parse().unwrap());
+    }
+    let folded = circuit("max=mean;relu=0.5x+1").circuit;
+    assert!(folded.layers.len() < linear.layers.len());
+    let input: Vec<f64> = (0..folded.inputs()).map(|k| (k as f64).sin()).collect();
+    for (a, b) in folded.eval(&input).iter().zip(linear.eval(&input)) {
+        assert!((a - b).abs() < 1e-9 * (1.0 + a.abs()), "{a} instead of {b}");
+    }
+    assert!(folded.eval(&input) != traced.circuit.eval(&input));
 }

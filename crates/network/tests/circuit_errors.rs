@@ -325,7 +325,7 @@ fn no_damage_to_a_file_makes_a_circuit_panic() {
     let sound = b.finish_opset(&output, 13);
     assert!(Network::from_onnx(&sound).unwrap().circuit(&Scope::All, &Substitutions::none()).is_ok());
     let mut circuits = 0;
-    for _ in 0..4000 {
+    for _ in 0..600 {
         let mut damaged = sound.clone();
         for _ in 0..rng.random_range(1..4) {
             let at = rng.random_range(0..damaged.len());
@@ -336,6 +336,6 @@ fn no_damage_to_a_file_makes_a_circuit_panic() {
             circuits += usize::from(split.is_ok());
         }
     }
-    println!("{circuits} of 4000 are circuits still");
-    assert!(circuits > 100);
+    println!("{circuits} of 600 are circuits still");
+    assert!(circuits > 40);
 }

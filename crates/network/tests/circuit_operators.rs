@@ -425,6 +425,66 @@ fn moves_of_values_are_followed() {
 }
 
 #[test]
+fn linear_layers_are_composed_unless_the_product_is_far_larger() {
+    let mut rng = ChaCha20Rng::seed_from_u64(SEED + 6);
+    let sizes = |b: &mut Builder, rng: &mut ChaCha20Rng, middle: usize, out: usize| {
+        let x = b.dense("x", middle, 1500, || rng.random_range(-0.1..0.1));
+        b.dense(&x, out, middle, || rng.random_range(-0.1..0.1))
+    };
+    let mut b = Builder::new(&[1500]);
+    let output = sizes(&mut b, &mut rng, 10, 1200);
+    let circuit = check("bottleneck", &b.finish(&output));
+    assert_eq!(circuit.layers.len(), 2);
+    assert_eq!(circuit.layers[0].activation, LayerActivation::Identity);
+    let mut b = Builder::new(&[1500]);
+    let output = sizes(&mut b, &mut rng, 40, 20);
+    assert_eq!(check("composed", &b.finish(&output)).layers.len(), 1);
+}
+
+#[test]
+fn functions_are_recognised_in_all_their_forms() {
+    type Make = fn(&mut Builder, &str) -> String;
+    let cases: &[(&str, Make)] = &[
+        ("swish", |b, x| {
+            let y = b.op("Sigmoid", &[x]);
+            b.op("Mul", &[x, &y])
+        }),
+        ("gelu", |b, x| {
+            let (root, one, half) = (b.scalar(std::f32::consts::SQRT_2), b.scalar(1.0), b.scalar(0.5));
+            let y = b.op("Div", &[x, &root]);
+            let y = b.op("Erf", &[&y]);
+            let y = b.op("Add", &[&y, &one]);
+            let y = b.op("Mul", &[x, &y]);
+            b.op("Mul", &[&y, &half])
+        }),
+        ("relu", |b, x| {
+            let zero = b.scalar(0.0);
+            b.op("Max", &[&zero, x])
+        }),
+        ("relu6", |b, x| {
+            let (low, high) = (b.scalar(0.0), b.scalar(6.0));
+            b.op("Clip", &[x, &low, &high])
+        }),
+        ("leakyrelu", |b, x| b.node("LeakyRelu", &[x], vec![float("alpha", 0.01)])),
+        // Its slope is not that of the kind, so it must not be taken for it.
+        ("other", |b, x| b.node("LeakyRelu", &[x], vec![float("alpha", 0.3)])),
+    ];
+    for (kind, make) in cases {
+        let mut b = Builder::new(&[4]);
+        let x = b.dense("x", 3, 4, || 0.3);
+        let x = make(&mut b, &x);
+        let output = b.dense(&x, 2, 3, || 0.4);
+        let onnx = b.finish(&output);
+        let circuit = circuit(kind, &onnx);
+        let functions: Vec<String> = circuit.functions().map(|(_, _, kind)| kind.to_string()).collect();
+        assert_eq!(functions, [*kind]);
+        if *kind != "other" {
+            check(kind, &onnx);
+        }
+    }
+}
+
+#[test]
 fn a_tampered_circuit_is_noticed() {
     let mut b = Builder::new(&[3]);
     let x = b.dense("x", 2, 3, || 0.5);

@@ -150,13 +150,13 @@ impl<'g> Tracer<'g> {
     /// Sum and Mean of any number of tensors.
     pub(crate) fn sum(&mut self, at: At<'g>) -> Result<(), NetworkError> {
         let shape = self.graph.shape(at.node.output()).to_vec();
-        let names = at.node.inputs.iter().map(String::as_str);
-        let (traced, fixed): (Vec<(usize, &str)>, Vec<(usize, &str)>) =
-            names.enumerate().partition(|(_, name)| self.is_traced(name));
-        let parts: Vec<(&str, f64)> = traced.iter().map(|&(_, name)| (name, 1.0)).collect();
+        let traced = at.node.inputs.iter().map(String::as_str).filter(|name| self.is_traced(name));
+        let parts: Vec<(&str, f64)> = traced.map(|name| (name, 1.0)).collect();
+        let fixed: Vec<usize> =
+            (0..at.node.inputs.len()).filter(|&input| !self.is_traced(at.node.input(input))).collect();
         self.add(at, &parts)?;
         let mut shift = vec![0.0];
-        for (input, _) in fixed {
+        for input in fixed {
             let values = spread(self.constant(at, input)?, &shape).ok_or_else(|| at.batch())?;
             shift = crate::region::zip(&shift, &values, |a, b| a + b);
         }
@@ -283,6 +283,33 @@ impl<'g> Tracer<'g> {
             kind = ActivationKind::Other;
         }
         self.apply_function(at, tensor, kind, node.output())
+    }
+
+    /// Softmax as the network's last step keeps the order of the scores and is left to the owner.
+    pub(crate) fn final_softmax(&mut self, at: At<'g>) -> Result<(), NetworkError> {
+        let graph = self.graph;
+        let tensor = at.node.input(0);
+        let shape = graph.shape(tensor);
+        let axis = at.node.int("axis", -1);
+        let axis = usize::try_from(if axis < 0 { axis + shape.len() as i64 } else { axis }).unwrap_or(0);
+        let over_scores = axis > 0 && shape.iter().enumerate().all(|(at, &size)| size == 1 || at == axis);
+        let mut end = at.node.output();
+        let last = loop {
+            if end == graph.output {
+                break graph.uses(end).is_empty();
+            }
+            match graph.single_use(end).and_then(|index| graph.node(index)) {
+                Some(next) if graph.keeps_order(next) => end = next.output(),
+                _ => break false,
+            }
+        };
+        if !over_scores || !last {
+            return Err(at.refuse(
+                "is not the network's last step on its scores",
+                "encryption cannot divide; use another activation in its place, or protect from a later layer on",
+            ));
+        }
+        self.pass(at)
     }
 
     /// Max with 0, a way to write ReLU. All other operators end here.

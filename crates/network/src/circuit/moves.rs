@@ -385,31 +385,4 @@ impl<'g> Tracer<'g> {
         self.set(at.node.output(), moved);
         Ok(())
     }
-
-    /// Softmax as the network's last step keeps the order of the scores and is left to the owner.
-    pub(crate) fn final_softmax(&mut self, at: At<'g>) -> Result<(), NetworkError> {
-        let graph = self.graph;
-        let tensor = at.node.input(0);
-        let shape = graph.shape(tensor);
-        let axis = at.node.int("axis", -1);
-        let axis = usize::try_from(if axis < 0 { axis + shape.len() as i64 } else { axis }).unwrap_or(0);
-        let over_scores = axis > 0 && shape.iter().enumerate().all(|(at, &size)| size == 1 || at == axis);
-        let mut end = at.node.output();
-        let last = loop {
-            if end == graph.output {
-                break graph.uses(end).is_empty();
-            }
-            match graph.single_use(end).and_then(|index| graph.node(index)) {
-                Some(next) if graph.keeps_order(next) => end = next.output(),
-                _ => break false,
-            }
-        };
-        if !over_scores || !last {
-            return Err(at.refuse(
-                "is not the network's last step on its scores",
-                "encryption cannot divide; use another activation in its place, or protect from a later layer on",
-            ));
-        }
-        self.pass(at)
-    }
 }

@@ -16,6 +16,8 @@ use crate::split::Replaced;
 
 /// Entries one matrix may have: 2^28 take 3 GiB.
 pub(crate) const MAX_NONZEROS: usize = 1 << 28;
+/// Values a tensor may have for a sample.
+const MAX_VALUES: usize = 1 << 24;
 /// Work of a product up to which it is made without counting its entries first.
 const SMALL_WORK: usize = 1_000_000;
 /// Work of a product beyond which it is not even counted.
@@ -74,11 +76,15 @@ impl At<'_> {
 
     /// Checks the entries of a matrix before it is built.
     pub fn fits(&self, entries: Option<usize>) -> Result<usize, NetworkError> {
-        entries.filter(|&entries| entries <= MAX_NONZEROS).ok_or_else(|| NetworkError::TooLarge {
+        self.at_most(entries, MAX_NONZEROS, "weights")
+    }
+
+    fn at_most(&self, count: Option<usize>, limit: usize, what: &str) -> Result<usize, NetworkError> {
+        count.filter(|&count| count <= limit).ok_or_else(|| NetworkError::TooLarge {
             node: self.node.name.clone(),
             op: self.node.op.clone(),
-            entries: entries.map_or_else(|| "more than 2^64".into(), |entries| entries.to_string()),
-            limit: MAX_NONZEROS,
+            size: count.map_or_else(|| format!("more than 2^64 {what}"), |count| format!("{count} {what}")),
+            limit,
         })
     }
 }
@@ -151,7 +157,7 @@ impl<'g> Tracer<'g> {
 
     fn visit(&mut self, at: At<'g>) -> Result<(), NetworkError> {
         for output in &at.node.outputs {
-            at.fits(Some(self.graph.elements(output)))?;
+            at.at_most(Some(self.graph.elements(output)), MAX_VALUES, "values")?;
         }
         match at.node.op.as_str() {
             "Conv" => self.convolution(at),
