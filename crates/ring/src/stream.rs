@@ -70,6 +70,21 @@ pub(crate) struct Shifted<'a> {
     pub(crate) count: usize,
 }
 
+/// A part of one limb of the inputs of a product with ciphertexts: c0 and c1 of each, or `None` for zero; set after set.
+pub(crate) struct SharedInputs<'a> {
+    pub(crate) parts: Vec<Option<[&'a [u64]; 2]>>,
+    pub(crate) sets: usize,
+    /// Inputs of one set.
+    pub(crate) terms: usize,
+}
+
+impl SharedInputs<'_> {
+    /// Groups of results in `out`, which has three slices for each set and group.
+    pub(crate) fn groups(&self, out: &[&mut [u64]]) -> usize {
+        out.len().checked_div(3 * self.sets).unwrap_or(0)
+    }
+}
+
 /// One summand of [`WeightStream::sum_turned_products`]: weights (of one group) times the inputs under an automorphism.
 pub struct TurnedProduct<'a> {
     /// The weights; term t is the factor of input t. Terms without input are left out.
@@ -263,18 +278,26 @@ impl WeightStream {
     /// `out[3 * g..3 * g + 3]`.
     ///
     /// Uses the threads of the current rayon pool. Sizes that don't fit together are a bug of the caller and panic.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
     pub fn product_cipher(&self, inputs: &[[&RnsPoly; 2]], out: &mut [&mut RnsPoly]) {
-        assert_eq!(inputs.len(), self.terms, "one input for each term");
-        assert_eq!(out.len(), 3 * self.groups, "three components for each group");
-        inputs.iter().flatten().for_each(|x| self.assert_fits(x));
+        self.product_cipher_shared(&[inputs.iter().copied().map(Some).collect()], out);
+    }
+
+    /// [`product_cipher`](Self::product_cipher) for several sets of inputs, each with one input for each term, or `None` for zero
+    /// (which costs as much): d0, d1, d2 of set s and group g go to `out[3 * (s * groups + g)..][..3]`. The weights cross the
+    /// memory once for all sets: sets are taken in pairs, and later pairs find a group's block of weights in the caches.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+    pub fn product_cipher_shared(&self, inputs: &[Vec<Option<[&RnsPoly; 2]>>], out: &mut [&mut RnsPoly]) {
+        let sets = inputs.len();
+        assert!(inputs.iter().all(|inputs| inputs.len() == self.terms), "one input for each term");
+        assert_eq!(out.len(), 3 * self.groups * sets, "three components for each set and group");
+        inputs.iter().flatten().flatten().flatten().for_each(|x| self.assert_fits(x));
         let block = self.block();
         self.for_each_task(out, |task| {
             let range = task.start..task.start + task.out.first().map_or(0, |out| out.len());
-            let inputs: Vec<[&[u64]; 2]> =
-                inputs.iter().map(|x| x.map(|x| &x.limb(task.limb)[range.clone()])).collect();
+            let limbs = inputs.iter().flatten().map(|x| x.map(|x| x.map(|x| &x.limb(task.limb)[range.clone()])));
+            let inputs = SharedInputs { parts: limbs.collect(), sets, terms: self.terms };
             let (modulus, weights) = (self.ring.modulus(task.limb), self.packed_from(task.limb, task.start));
-            with_scratch(2 * block * self.terms, |scratch| match self.backend() {
+            with_scratch(2 * block * self.terms * sets, |scratch| match self.backend() {
                 Backend::Portable => portable::stream::cipher(modulus, weights, &inputs, &mut task.out),
                 #[cfg(target_arch = "x86_64")]
                 Backend::Avx2(token) => {

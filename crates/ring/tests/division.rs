@@ -47,10 +47,12 @@ fn mixed_moduli(sizes: &[u32]) -> Vec<Modulus> {
 #[test]
 fn conversion_gives_the_centred_representative_exactly() {
     let mut rng = rng(5);
-    for sizes in [&[50][..], &[20], &[50, 50], &[20, 50, 35], &[50; 5], &[45; 17], &[50; 30]] {
+    for sizes in
+        [&[50][..], &[20], &[17], &[50, 50], &[20, 50, 35], &[17, 50, 18], &[28; 9], &[50; 5], &[45; 17], &[50; 30]]
+    {
         let from = mixed_moduli(sizes);
         // Among the targets is one of the sources.
-        let mut to = mixed_moduli(&[20, 21, 30, 40, 49, 50, 50]);
+        let mut to = mixed_moduli(&[17, 20, 21, 30, 40, 49, 50, 50]);
         to.push(from[0]);
         let d = product(&from);
         let mut columns: Vec<Vec<u64>> = from.iter().map(|p| residues(LEN, p, &mut rng)).collect();
@@ -135,7 +137,7 @@ fn mod_down_refuses_bad_limb_lists() {
 #[test]
 fn centred_lift_keeps_the_signed_value() {
     let mut rng = rng(7);
-    for (from_bits, to_bits) in [(50, 20), (20, 50), (40, 40), (50, 50), (30, 31)] {
+    for (from_bits, to_bits) in [(50, 17), (17, 50), (50, 20), (20, 50), (40, 40), (50, 50), (30, 31)] {
         let (from, to) = (moduli(5, from_bits, 1)[0], moduli(5, to_bits, 2)[1]);
         let mut src = residues(32, &from, &mut rng);
         src[..4].copy_from_slice(&[0, from.value() / 2, from.value() / 2 + 1, from.value() - 1]);

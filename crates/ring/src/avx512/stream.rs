@@ -6,7 +6,7 @@
 use super::arith::{Sum, SumReducer, load, splat, store, sum_is_wide};
 use super::entry_points;
 use crate::Modulus;
-use crate::stream::{BLOCK, PADDING, Packed, Shifted, Turned};
+use crate::stream::{BLOCK, PADDING, Packed, SharedInputs, Shifted, Turned};
 use std::arch::x86_64::*;
 
 /// Terms between two reductions.
@@ -44,9 +44,15 @@ entry_points! {
         }
     }
 
-    /// See the portable kernel; whole blocks only. `scratch` has 32 words for each input.
-    fn cipher(p: &Modulus, weights: Packed<'_>, inputs: &[[&[u64]; 2]], scratch: &mut [u64], out: &mut [&mut [u64]]) {
-        let wide = sum_is_wide(2 * inputs.len().min(SPAN), p.value(), p.value());
+    /// See the portable kernel; whole blocks only. `scratch` has 2 * `BLOCK` words for each input of each set.
+    fn cipher(
+        p: &Modulus,
+        weights: Packed<'_>,
+        inputs: &SharedInputs<'_>,
+        scratch: &mut [u64],
+        out: &mut [&mut [u64]],
+    ) {
+        let wide = sum_is_wide(2 * inputs.terms.min(SPAN), p.value(), p.value());
         dispatch!(cipher_blocks, weights.width, wide, (p, weights.bytes, inputs, scratch, out));
     }
 
@@ -111,22 +117,29 @@ fn plain_blocks<const WIDTH: usize, const WIDE: bool>(
 fn cipher_blocks<const WIDTH: usize, const WIDE: bool>(
     p: &Modulus,
     weights: &[u8],
-    inputs: &[[&[u64]; 2]],
+    inputs: &SharedInputs<'_>,
     scratch: &mut [u64],
     out: &mut [&mut [u64]],
 ) {
     let reducer = SumReducer::<WIDE>::new(p);
     let blocks = out.first().map_or(0, |out| out.len() / BLOCK);
-    let mut weights = Stream::<WIDTH, OUTER_CACHES>::new(weights, blocks * inputs.len() * (out.len() / 3));
-    let scratch = &mut scratch.as_chunks_mut::<BLOCK>().0[..2 * inputs.len()];
+    let (groups, terms, sets) = (inputs.groups(out), inputs.terms, inputs.sets);
+    let stream = Stream::<WIDTH, OUTER_CACHES>::new(weights, blocks * terms * groups);
+    let scratch = &mut scratch.as_chunks_mut::<BLOCK>().0[..2 * inputs.parts.len()];
     for b in 0..blocks {
         let range = b * BLOCK..(b + 1) * BLOCK;
         // The inputs of one block side by side: in their polynomials they compete for the same cache sets.
-        for (scratch, x) in scratch.iter_mut().zip(inputs.as_flattened()) {
-            scratch.copy_from_slice(&x[range.clone()]);
-            // The next block, too far apart for the hardware to foresee.
-            for line in [0, 8] {
-                _mm_prefetch::<_MM_HINT_T1>(x.as_ptr().wrapping_add(range.end + line).cast());
+        for (scratch, part) in scratch.as_chunks_mut::<2>().0.iter_mut().zip(&inputs.parts) {
+            let Some(part) = part else {
+                *scratch = [[0; BLOCK]; 2];
+                continue;
+            };
+            for (scratch, x) in scratch.iter_mut().zip(part) {
+                scratch.copy_from_slice(&x[range.clone()]);
+                // The next block, too far apart for the hardware to foresee.
+                for line in [0, 8] {
+                    _mm_prefetch::<_MM_HINT_T1>(x.as_ptr().wrapping_add(range.end + line).cast());
+                }
             }
         }
         for out in out.iter() {
@@ -134,35 +147,68 @@ fn cipher_blocks<const WIDTH: usize, const WIDE: bool>(
                 _mm_prefetch::<_MM_HINT_ET1>(out.as_ptr().wrapping_add(range.start + line).cast());
             }
         }
-        for out in out.as_chunks_mut::<3>().0 {
-            // d0, d1, d2 of the first vector, then of the second.
-            let mut sums = [Sum::from(splat(0)); 6];
-            for (i, span) in scratch.as_chunks::<2>().0.chunks(SPAN).enumerate() {
-                if i > 0 {
-                    sums = sums.map(|sum| Sum::from(reducer.reduce(sum)));
-                }
-                for [x0, x1] in span {
-                    // SAFETY: there is one step for each block, group and term, as `Stream::new` has checked.
-                    let [w00, w01, w10, w11] = unsafe { weights.next() };
-                    let ([x00, x01], [x10, x11]) = (halves(x0), halves(x1));
-                    sums[0].add_product(w00, x00);
-                    sums[1].add_product(w00, x10);
-                    sums[2].add_product(w10, x10);
-                    sums[3].add_product(w01, x01);
-                    sums[4].add_product(w01, x11);
-                    sums[5].add_product(w11, x11);
-                    sums[1].add_product(w10, x00);
-                    sums[4].add_product(w11, x01);
-                }
-            }
-            for (i, out) in out.iter_mut().enumerate() {
-                let out = out[range.clone()].as_chunks_mut().0;
-                for (out, sum) in out.iter_mut().zip([sums[i], sums[i + 3]]) {
-                    store(out, reducer.reduce(sum));
+        for group in 0..groups {
+            let bytes = &weights[(b * groups + group) * terms * 2 * BLOCK * WIDTH..];
+            for set in (0..sets).step_by(2) {
+                let weights = stream.restarted(bytes, terms);
+                let inputs = |set: usize| scratch[2 * set * terms..2 * (set + 1) * terms].as_chunks().0;
+                let mut write = |set: usize, sums: [__m512i; 6]| {
+                    let (low, high) = sums.split_at(3);
+                    let out = &mut out[3 * (set * groups + group)..][..3];
+                    for ((out, &low), &high) in out.iter_mut().zip(low).zip(high) {
+                        for (out, sum) in out[range.clone()].as_chunks_mut().0.iter_mut().zip([low, high]) {
+                            store(out, sum);
+                        }
+                    }
+                };
+                if set + 1 < sets {
+                    let [first, second] = cipher_sums(&reducer, weights, [inputs(set), inputs(set + 1)]);
+                    write(set, first);
+                    write(set + 1, second);
+                } else {
+                    let [only] = cipher_sums(&reducer, weights, [inputs(set)]);
+                    write(set, only);
                 }
             }
         }
     }
+}
+
+/// The sums of one group for one block of points: d0, d1, d2 of the first vector, then of the second, for each set of inputs. Two
+/// sets take 24 registers for their sums.
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
+fn cipher_sums<const WIDTH: usize, const WIDE: bool, const SETS: usize>(
+    reducer: &SumReducer<WIDE>,
+    mut weights: Stream<'_, WIDTH, OUTER_CACHES>,
+    inputs: [&[[[u64; BLOCK]; 2]]; SETS],
+) -> [[__m512i; 6]; SETS] {
+    let mut sums = [[Sum::from(splat(0)); 6]; SETS];
+    let terms = inputs.first().map_or(0, |inputs| inputs.len());
+    let mut left = SPAN;
+    // `Stream::restarted` has checked this number of steps.
+    for t in 0..terms.min(weights.steps) {
+        if left == 0 {
+            sums = sums.map(|sums| sums.map(|sum| Sum::from(reducer.reduce(sum))));
+            left = SPAN;
+        }
+        left -= 1;
+        // SAFETY: this is done at most as many times as there are steps.
+        let [w00, w01, w10, w11] = unsafe { weights.next() };
+        for (sums, inputs) in sums.iter_mut().zip(&inputs) {
+            let [x0, x1] = &inputs[t];
+            let ([x00, x01], [x10, x11]) = (halves(x0), halves(x1));
+            sums[0].add_product(w00, x00);
+            sums[1].add_product(w00, x10);
+            sums[2].add_product(w10, x10);
+            sums[3].add_product(w01, x01);
+            sums[4].add_product(w01, x11);
+            sums[5].add_product(w11, x11);
+            sums[1].add_product(w10, x00);
+            sums[4].add_product(w11, x01);
+        }
+    }
+    sums.map(|sums| sums.map(|sum| reducer.reduce(sum)))
 }
 
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
@@ -211,6 +257,8 @@ fn turned_blocks<const WIDTH: usize, const WIDE: bool>(
 /// The weights still to be read, `WIDTH` bytes to a residue.
 struct Stream<'a, const WIDTH: usize, const OUTER: bool> {
     next: *const u8,
+    /// How often a step can be read, counted from the start.
+    steps: usize,
     /// Where the byte of each place of a vector lies among the packed ones.
     places: __m512i,
     mask: u64,
@@ -230,7 +278,7 @@ impl<'a, const WIDTH: usize, const OUTER: bool> Stream<'a, WIDTH, OUTER> {
         }
         // SAFETY: the array covers the 64 bytes read; no alignment is required.
         let places = unsafe { _mm512_loadu_si512(places.as_ptr().cast()) };
-        Stream { next: bytes.as_ptr(), places, mask, bytes: std::marker::PhantomData }.restarted(bytes, steps)
+        Stream { next: bytes.as_ptr(), steps, places, mask, bytes: std::marker::PhantomData }.restarted(bytes, steps)
     }
 
     /// The same for other bytes; panics as `new` does.
@@ -239,7 +287,7 @@ impl<'a, const WIDTH: usize, const OUTER: bool> Stream<'a, WIDTH, OUTER> {
     fn restarted<'b>(&self, bytes: &'b [u8], steps: usize) -> Stream<'b, WIDTH, OUTER> {
         assert!(bytes.len() >= steps * 2 * BLOCK * WIDTH + PADDING, "the stream has too few weights");
         let (next, places, mask) = (bytes.as_ptr(), self.places, self.mask);
-        Stream { next, places, mask, bytes: std::marker::PhantomData }
+        Stream { next, steps, places, mask, bytes: std::marker::PhantomData }
     }
 
     /// The next step: a block of c0, then of c1, two vectors each.
