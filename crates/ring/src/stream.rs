@@ -14,6 +14,8 @@ use rayon::prelude::*;
 
 /// Points of one block: two vectors of the widest kernel.
 pub(crate) const BLOCK: usize = 16;
+/// Blocks of points for which a product with ciphertexts has room for copies of its inputs.
+pub(crate) const SCRATCH_BLOCKS: usize = 4;
 /// Bytes behind the last weight, so that a whole vector can be read from the start of any eight residues.
 pub(crate) const PADDING: usize = 64;
 /// Alignment of a limb's first byte.
@@ -284,7 +286,7 @@ impl WeightStream {
 
     /// [`product_cipher`](Self::product_cipher) for several sets of inputs, each with one input for each term, or `None` for zero
     /// (which costs as much): d0, d1, d2 of set s and group g go to `out[3 * (s * groups + g)..][..3]`. The weights cross the
-    /// memory once for all sets: sets are taken in pairs, and later pairs find a group's block of weights in the caches.
+    /// memory once for all sets: sets are taken by twos or fours, and later ones find a group's block of weights in the caches.
     #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
     pub fn product_cipher_shared(&self, inputs: &[Vec<Option<[&RnsPoly; 2]>>], out: &mut [&mut RnsPoly]) {
         let sets = inputs.len();
@@ -297,7 +299,7 @@ impl WeightStream {
             let limbs = inputs.iter().flatten().map(|x| x.map(|x| x.map(|x| &x.limb(task.limb)[range.clone()])));
             let inputs = SharedInputs { parts: limbs.collect(), sets, terms: self.terms };
             let (modulus, weights) = (self.ring.modulus(task.limb), self.packed_from(task.limb, task.start));
-            with_scratch(2 * block * self.terms * sets, |scratch| match self.backend() {
+            with_scratch(2 * block * SCRATCH_BLOCKS * self.terms * sets, |scratch| match self.backend() {
                 Backend::Portable => portable::stream::cipher(modulus, weights, &inputs, &mut task.out),
                 #[cfg(target_arch = "x86_64")]
                 Backend::Avx2(token) => {

@@ -262,7 +262,7 @@ fn division_by_dropped_primes_and_whole_polynomials() {
 fn streamed_products_of_any_shape() {
     let mut rng = rng(27);
     // Every number of bytes to a residue; sums that are narrow, wide, and too long for one reduction at the end.
-    let cases: [(u32, &[u32], usize, &[usize]); 9] = [
+    let cases: [(u32, &[u32], usize, &[usize]); 10] = [
         (3, &[12, 20, 7], 1, &[4, 1]),
         (4, &[50], 2, &[8]),
         (5, &[8, 16, 24, 32, 40, 48, 50], 1, &[16, 3, 2]),
@@ -272,6 +272,7 @@ fn streamed_products_of_any_shape() {
         (5, &[48, 50], 2, &[16; 68]),
         (13, &[43, 22], 3, &[16, 2]),
         (9, &[17, 28, 32, 50], 3, &[16, 3]),
+        (5, &[28, 29, 24], 1, &[16; 60]),
     ];
     for (log_n, bits, groups, counts) in cases {
         let mut primes: Vec<u64> = Vec::new();
