@@ -314,15 +314,13 @@ impl WeightStream {
     }
 
     /// One limb of `acc[c] = initial[c] * acc[c] + sum_products sum_t W[t][c] * sigma(x_t)`: the limb `limb` of the ring, all of whose
-    /// limbs the inputs have. `initial` are residues; if one is zero, what was in `acc` does not matter. The streams have one group.
-    /// The first `kept` limbs of the ring are the streams' first, the others the streams' last: a stream may have more limbs in
-    /// between.
+    /// limbs the inputs have. `initial` are residues; if one is zero, what was in `acc` does not matter. The streams have one group,
+    /// and the limb's prime among theirs, wherever.
     ///
     /// At most 512 inputs in all. Sizes that don't fit together are a bug of the caller and panic.
     pub fn sum_turned_products(
         ring: &Ring,
         limb: usize,
-        kept: usize,
         products: &[TurnedProduct<'_>],
         initial: [u64; 2],
         mut acc: [&mut [u64]; 2],
@@ -335,12 +333,14 @@ impl WeightStream {
             .iter()
             .map(|product| product.inputs.iter().filter_map(|x| x.get(limb).copied()).collect())
             .collect();
-        let own_limb =
-            |weights: &WeightStream| if limb < kept { limb } else { weights.limbs.len() + limb - ring.limbs() };
+        let own_limb = |weights: &WeightStream| match weights.ring.modulus(limb.min(weights.limbs.len() - 1)) {
+            same if same == modulus => limb,
+            _ => weights.ring.position(modulus).unwrap_or(weights.limbs.len()),
+        };
         for (product, limbs) in products.iter().zip(&limbs) {
             let weights = product.weights;
             assert!(weights.groups == 1 && product.inputs.len() <= weights.terms, "one weight for each input");
-            assert!(weights.ring.modulus(own_limb(weights)) == modulus, "the primes differ");
+            assert!(own_limb(weights) < weights.limbs.len(), "a stream lacks the prime");
             let complete = limbs.len() == product.inputs.len() && limbs.iter().all(|limb| limb.len() == n);
             assert!(complete, "inputs must have the ring's limbs");
         }

@@ -248,7 +248,15 @@ fn division_by_dropped_primes_and_whole_polynomials() {
             ring.inverse(&mut product);
             let divided = ModDown::new(ring, &[4, 5, 1], &[0, 3, 2]).unwrap().apply(&product);
             let rescaled = ModDown::new(ring, &[5], &[0, 1, 2, 3, 4]).unwrap().apply(&product);
-            (product, divided, rescaled)
+            // The ring's last primes as those of a polynomial, its first as those to be added.
+            let (source, target) = (ring.select(&[5, 2, 3, 4]), ring.select(&[3, 0, 5, 1]));
+            let mut part = RnsPoly::zero(ring.n(), 4);
+            for (limb, i) in part.limbs_iter_mut().zip([5, 2, 3, 4]) {
+                limb.copy_from_slice(product.limb(i));
+            }
+            let swapped = ModDown::with_added(&source, &[3, 1], &target).unwrap().apply(&part);
+            let swapped_one = ModDown::with_added(&source, &[3], &target).unwrap().apply(&part);
+            (product, divided, rescaled, swapped, swapped_one)
         };
         let expected = run(&portable);
         for ring in &rings {
@@ -445,7 +453,7 @@ fn turned_products_of_any_shape() {
                     // The sum of all but the first, in place of what was there; then the first; then what was there.
                     for (initial, products) in [([0; 2], &products[1..]), ([1; 2], &products[..1])] {
                         let out = found.each_mut().map(|poly| poly.limb_mut(limb));
-                        WeightStream::sum_turned_products(&ring, limb, kept.len(), products, initial, out);
+                        WeightStream::sum_turned_products(&ring, limb, products, initial, out);
                     }
                 }
                 for (found, start) in found.iter_mut().zip(&start) {
@@ -456,7 +464,7 @@ fn turned_products_of_any_shape() {
                 for limb in 0..ring.limbs() {
                     let out = at_once.each_mut().map(|poly| poly.limb_mut(limb));
                     let initial = [ring.modulus(limb).value() - 1, 0];
-                    WeightStream::sum_turned_products(&ring, limb, kept.len(), &products, initial, out);
+                    WeightStream::sum_turned_products(&ring, limb, &products, initial, out);
                 }
                 ring.add_assign(&mut at_once[0], &start[0]);
                 ring.add_assign(&mut at_once[0], &start[0]);
