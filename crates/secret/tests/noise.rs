@@ -94,7 +94,7 @@ fn check_all_primitives(setups: &[Setup], shapes: &[KeyShape], runs: usize, rand
                     step.next().unwrap().note(s, found, expected, scale)
                 };
 
-                let encoded = Ciphertext { components: vec![px.poly.clone()], scale };
+                let encoded = Ciphertext { components: vec![px.poly.clone()], scale, level };
                 note(&slots_of(s, &encoded), &x, scale);
                 note(&slots_of(s, &cx), &x, scale);
                 note(&slots_of(s, &public.encrypt(&s.parameters, &px, &mut rng).unwrap()), &x, scale);
