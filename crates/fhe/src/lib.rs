@@ -11,6 +11,7 @@
 //! product rises with the level. [`ckks::Evaluator::rescale`] goes to the level below.
 //! A ciphertext of *degree* `d` has `d + 1` components and its phase is `c_0 + c_1 s + ... + c_d s^d`.
 
+pub mod chain;
 pub mod ckks;
 pub mod error;
 pub mod noise;
