@@ -231,6 +231,15 @@ impl EvaluationKeys {
     }
 }
 
+impl IntoIterator for EvaluationKeys {
+    type Item = PreparedKey;
+    type IntoIter = std::collections::btree_map::IntoValues<(KeyId, usize), PreparedKey>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_values()
+    }
+}
+
 impl FromIterator<PreparedKey> for EvaluationKeys {
     fn from_iter<I: IntoIterator<Item = PreparedKey>>(keys: I) -> Self {
         Self(keys.into_iter().map(|k| ((k.id(), k.shape().level), k)).collect())
