@@ -75,8 +75,8 @@ fn loaded_bytes(program: &Program) -> u64 {
     let pairs = |count: usize, row: u64| [2, count as u64, row].into_iter().fold(n, u64::saturating_mul);
     let words = |limbs: usize| 8u64.saturating_mul(limbs as u64);
     let packed = |level: usize| -> u64 {
-        let primes = program.parameters.ciphertext_primes.iter().take(level);
-        primes.map(|q| u64::from((u64::BITS - q.leading_zeros()).div_ceil(8))).sum()
+        let primes = program.parameters.level_primes(level);
+        primes.iter().map(|q| u64::from((u64::BITS - q.leading_zeros()).div_ceil(8))).sum()
     };
     let matrices: BTreeSet<usize> = program
         .steps

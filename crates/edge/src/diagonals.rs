@@ -16,6 +16,7 @@ const SCALE_TOLERANCE: f64 = 1e-9;
 pub(crate) struct Matrix {
     stream: WeightStream,
     scale: f64,
+    level: usize,
     /// Results of finished products, for the next ones: fresh memory costs more than the arithmetic done on it.
     free: Mutex<Vec<Vec<Ciphertext>>>,
 }
@@ -30,14 +31,17 @@ impl Matrix {
         unpack: impl Fn(&[u8]) -> Result<Ciphertext, EdgeError> + Sync,
     ) -> Result<Self, EdgeError> {
         let packed = packed.get(..groups * terms).ok_or_else(|| EdgeError::Program("a weight is missing".into()))?;
-        let mut stream = WeightStream::zeroed(parameters.ring(), level, groups, terms);
+        let mut stream = {
+            let ring = parameters.ring_of(level)?;
+            WeightStream::zeroed(ring, ring.limbs(), groups, terms)
+        };
         let batch = UNPACKED_PER_THREAD * rayon::current_num_threads();
         for (i, packed) in packed.chunks(batch).enumerate() {
             let weights: Vec<Ciphertext> = packed.par_iter().map(|bytes| unpack(bytes)).collect::<Result<_, _>>()?;
             let weights: Vec<[&RnsPoly; 2]> = weights.iter().map(linear).collect::<Result<_, _>>()?;
             stream.write(i * batch, &weights);
         }
-        Ok(Self { stream, scale, free: Mutex::default() })
+        Ok(Self { stream, scale, level, free: Mutex::default() })
     }
 
     /// `sum_t W_t * rot(x_tile, baby)` over all diagonals of the layout.
@@ -47,14 +51,14 @@ impl Matrix {
         let fits = self.stream.groups() == 1
             && terms == self.stream.terms()
             && tiles.len() == layout.tiles.len()
-            && tiles.iter().all(|t| self.has_shape(&t.poly) && is_close(t.scale, scale));
+            && tiles.iter().all(|t| t.level == self.level && self.has_shape(&t.poly) && is_close(t.scale, scale));
         if !fits {
             return Err(misfit());
         }
         let inputs: Vec<_> = tiles.iter().zip(&layout.tiles).map(|(x, tile)| (&x.poly, tile.babies)).collect();
         let mut out = [self.zero(), self.zero()];
         self.stream.product_plain(&inputs, out.each_mut());
-        Ok(Ciphertext { components: out.into(), scale: self.scale * scale })
+        Ok(Ciphertext { components: out.into(), scale: self.scale * scale, level: self.level })
     }
 
     /// `sum_t W[t] * x_t` over plain inputs, one a term.
@@ -69,7 +73,7 @@ impl Matrix {
         let mut out = [self.zero(), self.zero()];
         let unshifted: Vec<_> = inputs.iter().map(|x| (&x.poly, 1)).collect();
         self.stream.product_plain(&unshifted, out.each_mut());
-        Ok(Ciphertext { components: out.into(), scale: self.scale * scale })
+        Ok(Ciphertext { components: out.into(), scale: self.scale * scale, level: self.level })
     }
 
     /// `sum_t W[g, t] * X_t`, of degree 2, for each group g; `finish` gets them in order.
@@ -82,13 +86,14 @@ impl Matrix {
         let components: Vec<[&RnsPoly; 2]> = inputs.iter().map(|x| linear(x)).collect::<Result<_, _>>()?;
         let fits = inputs.len() == self.stream.terms()
             && components.as_flattened().iter().all(|c| self.has_shape(c))
-            && inputs.iter().all(|x| is_close(x.scale, scale));
+            && inputs.iter().all(|x| x.level == self.level && is_close(x.scale, scale));
         if !fits {
             return Err(misfit());
         }
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut parts = free.unwrap_or_else(|| {
-            let part = || Ciphertext { components: vec![self.zero(), self.zero(), self.zero()], scale: 1.0 };
+            let zeros = || vec![self.zero(), self.zero(), self.zero()];
+            let part = || Ciphertext { components: zeros(), scale: 1.0, level: self.level };
             (0..self.stream.groups()).map(|_| part()).collect()
         });
         let mut out: Vec<&mut RnsPoly> = parts.iter_mut().flat_map(|part| &mut part.components).collect();

@@ -54,6 +54,18 @@ pub enum FheError {
         /// Level found.
         found: usize,
     },
+    /// A level has primes that another one lacks.
+    #[error(
+        "{operation}: level {to} has primes that level {from} lacks, and cannot be reached from it by leaving primes out"
+    )]
+    Primes {
+        /// The operation.
+        operation: &'static str,
+        /// Level of the operand or key.
+        from: usize,
+        /// Level asked for.
+        to: usize,
+    },
     /// Two operands carry different scales.
     #[error("{operation}: scales {left:e} and {right:e} differ; encode the operands so that their scales agree")]
     Scale {

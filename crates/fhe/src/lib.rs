@@ -7,9 +7,11 @@
 //!                                                                       noise (forecasts) --^
 //! ```
 //!
-//! A polynomial at *level* `l` is held modulo `q_0 .. q_{l-1}`; [`ckks::Evaluator::rescale`] drops the highest prime.
+//! A polynomial at *level* `l` is held modulo the primes of that level: `q_0 .. q_{l-1}`, or, where primes are swapped, any set whose
+//! product rises with the level. [`ckks::Evaluator::rescale`] goes to the level below.
 //! A ciphertext of *degree* `d` has `d + 1` components and its phase is `c_0 + c_1 s + ... + c_d s^d`.
 
+pub mod chain;
 pub mod ckks;
 pub mod error;
 pub mod noise;

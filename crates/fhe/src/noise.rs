@@ -72,7 +72,7 @@ impl NoiseModel {
         self.add(&[noise_a * magnitude_b, noise_b * magnitude_a, noise_a * noise_b * self.n.sqrt()])
     }
 
-    /// Division by a prime (or any divisor) with rounding of a ciphertext of this degree.
+    /// Division by a prime (or any divisor, as [`crate::Parameters::rescale_factor`]) with rounding of a ciphertext of this degree.
     pub fn rescale(&self, noise: f64, divisor: f64, degree: usize) -> f64 {
         self.add(&[noise / divisor, self.rounding(degree)])
     }
@@ -90,7 +90,7 @@ impl NoiseModel {
         self.add(&[one * (products as f64).sqrt(), self.rounding(1)])
     }
 
-    /// The same, divided by the highest ciphertext prime (`log_top`: its log2) in the same rounding; `noise` is that of the
+    /// The same, rescaled in the same rounding (`log_top`: log2 of what the scale is divided by); `noise` is that of the
     /// ciphertext before.
     pub fn key_switch_rescale(&self, noise: f64, log_digits: &[f64], log_p: f64, log_top: f64, products: usize) -> f64 {
         let one = self.key_product(log_digits, log_p);

@@ -7,8 +7,11 @@ use std::fmt;
 use std::sync::Arc;
 use subrosa_ring::{Kernel, Modulus, Ring};
 
-/// Number of primes a ring may hold in all (the wire format's random streams are numbered by limb, 64 to a polynomial).
+/// Number of primes a ring may hold in all (the wire format's random streams are numbered by limb, 64 to a polynomial): those of any
+/// level, and the special primes.
 pub const MAX_PRIMES: usize = 64;
+/// Largest pool of ciphertext primes, and largest number of levels (the wire format has a byte for the level).
+pub const MAX_POOL: usize = 255;
 /// A digit may exceed the product of its key's special primes by this many bits; beyond, key switching would drown the message.
 pub const MAX_DIGIT_EXCESS_BITS: f64 = 44.0;
 /// Largest ring degree (log2) for which [`ParameterSpec::insecure_for_tests`] is accepted.
@@ -20,10 +23,16 @@ pub const MAX_INSECURE_LOG_N: u32 = 11;
 pub struct ParameterSpec {
     /// log2 of the ring degree N: 11 ..= 17.
     pub log_n: u32,
-    /// Ciphertext primes `q_0 .. q_{L-1}`, each below 2^50 and 1 modulo 2N. `q_0` remains last; rescaling drops the highest.
+    /// The pool of ciphertext primes, each below 2^50 and 1 modulo 2N. Without [`Self::levels`] level l has the first l of them,
+    /// `q_0 .. q_{l-1}`: `q_0` remains last, and rescaling drops the highest.
     pub ciphertext_primes: Vec<u64>,
     /// Pool of special primes; a key uses the first few of them. May be empty if no key is ever switched.
     pub special_primes: Vec<u64>,
+    /// For each level from 1 on its primes, as indices into the pool and in the order of limbs; their products rise strictly with the
+    /// level. Rescaling from a level to the one below multiplies by the primes that are only in the lower one and divides by those
+    /// that are only in the higher one. `None`: a chain in which level l has the first l primes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub levels: Option<Vec<Vec<usize>>>,
     /// `None` marks a ring for tests; private, so that neither a literal nor a file can ask for it.
     #[serde(with = "required")]
     security: Option<SecurityLevel>,
@@ -49,12 +58,53 @@ mod required {
 impl ParameterSpec {
     /// A specification; it is checked by [`Parameters::new`].
     pub fn new(log_n: u32, ciphertext_primes: Vec<u64>, special_primes: Vec<u64>, security: SecurityLevel) -> Self {
-        Self { log_n, ciphertext_primes, special_primes, security: Some(security) }
+        Self { log_n, ciphertext_primes, special_primes, levels: None, security: Some(security) }
     }
 
     /// A specification without any security, for tests in rings of degree up to 2^[`MAX_INSECURE_LOG_N`]. Cannot be serialised.
     pub fn insecure_for_tests(log_n: u32, ciphertext_primes: Vec<u64>, special_primes: Vec<u64>) -> Self {
-        Self { log_n, ciphertext_primes, special_primes, security: None }
+        Self { log_n, ciphertext_primes, special_primes, levels: None, security: None }
+    }
+
+    /// The same with these primes for each level; see [`Self::levels`].
+    pub fn with_levels(self, levels: Vec<Vec<usize>>) -> Self {
+        Self { levels: Some(levels), ..self }
+    }
+
+    /// Number of levels, which is the highest level.
+    pub fn level_count(&self) -> usize {
+        self.levels.as_ref().map_or(self.ciphertext_primes.len(), Vec::len)
+    }
+
+    /// Primes of a level as indices into the pool, in the order of limbs; none for a level that does not exist.
+    pub fn level_limbs(&self, level: usize) -> Vec<usize> {
+        match (&self.levels, level.checked_sub(1)) {
+            (_, None) => Vec::new(),
+            (Some(levels), Some(index)) => levels.get(index).cloned().unwrap_or_default(),
+            (None, Some(_)) if level <= self.ciphertext_primes.len() => (0..level).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Primes of a level in the order of limbs; none for a level that does not exist.
+    pub fn level_primes(&self, level: usize) -> Vec<u64> {
+        self.level_limbs(level).iter().filter_map(|&i| self.ciphertext_primes.get(i)).copied().collect()
+    }
+
+    /// What rescaling from `level` to the level below divides the scale by: the product D of the dropped primes over the product A of
+    /// the added ones. `None` for level 1, and for a level that does not exist.
+    pub fn rescale_factor(&self, level: usize) -> Option<f64> {
+        if level < 2 || level > self.level_count() {
+            return None;
+        }
+        let (higher, lower) = (self.level_primes(level), self.level_primes(level - 1));
+        let mut added = lower.iter().filter(|q| !higher.contains(q));
+        // One by one in turn, so that nothing overflows.
+        let divided = higher.iter().filter(|q| !lower.contains(q)).fold(1.0, |factor, &q| {
+            let factor = factor * q as f64;
+            added.next().map_or(factor, |&a| factor / a as f64)
+        });
+        Some(added.fold(divided, |factor, &a| factor / a as f64))
     }
 
     /// The level of security asked for; `None` only for rings made by [`Self::insecure_for_tests`].
@@ -63,12 +113,12 @@ impl ParameterSpec {
     }
 }
 
-/// The form of a key-switching key: it lives modulo the first `level` ciphertext primes and the first `specials` special
+/// The form of a key-switching key: it lives modulo the ciphertext primes of level `level` and the first `specials` special
 /// primes, and cuts its input into digits of `digit` neighbouring limbs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyShape {
-    /// Ciphertext limbs, at least 1. The key also serves ciphertexts at lower levels.
+    /// The level, at least 1. The key also serves ciphertexts at lower levels that have no other primes.
     pub level: usize,
     /// Special primes, at least 1.
     pub specials: usize,
@@ -77,12 +127,13 @@ pub struct KeyShape {
 }
 
 impl KeyShape {
-    /// Number of digits that a polynomial of `level` limbs is cut into.
-    pub fn digits_at(&self, level: usize) -> usize {
-        level.div_ceil(self.digit.max(1))
+    /// Number of digits that a polynomial of `limbs` limbs, the key's first, is cut into.
+    pub fn digits_at(&self, limbs: usize) -> usize {
+        limbs.div_ceil(self.digit.max(1))
     }
 
-    /// Number of digits of the key.
+    /// Number of digits of the key in a chain without swaps, where a level has as many limbs as its number says; else see
+    /// [`Parameters::digits`].
     pub fn digits(&self) -> usize {
         self.digits_at(self.level)
     }
@@ -96,6 +147,18 @@ struct Inner {
     spec: ParameterSpec,
     ring: Ring,
     log2: Vec<f64>,
+    /// From level 1 on.
+    levels: Vec<Level>,
+}
+
+/// What is known of one level.
+struct Level {
+    /// Its limbs' places in the ring of all primes.
+    limbs: Vec<usize>,
+    ring: Ring,
+    log_q: f64,
+    /// D/A of a rescale to the level below; none at level 1.
+    rescale: Option<f64>,
 }
 
 impl fmt::Debug for Parameters {
@@ -105,17 +168,15 @@ impl fmt::Debug for Parameters {
 }
 
 impl Parameters {
-    /// Checks a specification: primes valid, distinct and at most [`MAX_PRIMES`], ciphertext modulus within the security
-    /// table; then builds the tables for `kernel`.
+    /// Checks a specification: primes valid, distinct and at most [`MAX_PRIMES`] at a level, levels of falling moduli, each within
+    /// the security table; then builds the tables for `kernel`.
     pub fn new(spec: ParameterSpec, kernel: Kernel) -> Result<Self, FheError> {
         let bad = |reason: String| FheError::Parameters { reason };
         let primes: Vec<u64> = spec.ciphertext_primes.iter().chain(&spec.special_primes).copied().collect();
         if spec.ciphertext_primes.is_empty() {
             return Err(bad("no ciphertext prime; at least one is needed".into()));
         }
-        if primes.len() > MAX_PRIMES {
-            return Err(bad(format!("{} primes; at most {MAX_PRIMES} are supported", primes.len())));
-        }
+        check_counts(&spec)?;
         if spec.security.is_none() && spec.log_n > MAX_INSECURE_LOG_N {
             return Err(bad(format!("rings for tests are limited to degree 2^{MAX_INSECURE_LOG_N}")));
         }
@@ -130,9 +191,21 @@ impl Parameters {
             return Err(bad(format!("prime {} occurs twice", pair[0])));
         }
         let ring = Ring::new(spec.log_n, &primes, kernel)?;
-        let log2 = primes.iter().map(|&p| (p as f64).log2()).collect();
-        let parameters = Self(Arc::new(Inner { spec, ring, log2 }));
-        parameters.check_modulus("the ciphertext chain", parameters.log_q(parameters.levels()))?;
+        let log2: Vec<f64> = primes.iter().map(|&p| (p as f64).log2()).collect();
+        let mut levels = Vec::with_capacity(spec.level_count());
+        for level in 1..=spec.level_count() {
+            let limbs = spec.level_limbs(level);
+            let log_q = limbs.iter().filter_map(|&i| log2.get(i)).sum();
+            let rescale = spec.rescale_factor(level);
+            if rescale.is_some_and(|factor| !(factor.is_finite() && factor > 1.0)) {
+                return Err(bad(format!("the modulus of level {} is not below that of level {level}", level - 1)));
+            }
+            levels.push(Level { ring: ring.select(&limbs), limbs, log_q, rescale });
+        }
+        let parameters = Self(Arc::new(Inner { spec, ring, log2, levels }));
+        for level in (1..=parameters.levels()).rev() {
+            parameters.check_modulus("the ciphertext chain", parameters.log_q(level))?;
+        }
         Ok(parameters)
     }
 
@@ -156,8 +229,13 @@ impl Parameters {
         self.n() / 2
     }
 
-    /// Number of ciphertext primes, which is the highest level.
+    /// Number of levels, which is the highest level.
     pub fn levels(&self) -> usize {
+        self.0.levels.len()
+    }
+
+    /// Size of the pool of ciphertext primes, which is the highest level if no primes are swapped.
+    pub fn pool(&self) -> usize {
         self.0.spec.ciphertext_primes.len()
     }
 
@@ -171,19 +249,75 @@ impl Parameters {
         self.0.ring.kernel()
     }
 
-    /// The ring over all primes: ciphertext primes first, then special primes.
+    /// The ring over all primes: the pool of ciphertext primes first, then special primes. Polynomials at a level belong to
+    /// [`Self::ring_of`] that level instead.
     pub fn ring(&self) -> &Ring {
         &self.0.ring
     }
 
-    /// Modulus of ciphertext limb `index`, or `None` past the last.
-    pub fn ciphertext_modulus(&self, index: usize) -> Option<&Modulus> {
-        (index < self.levels()).then(|| self.0.ring.modulus(index))
+    /// The ring of polynomials at `level`.
+    pub fn ring_of(&self, level: usize) -> Result<&Ring, FheError> {
+        let found = level.checked_sub(1).and_then(|index| self.0.levels.get(index));
+        found.map(|level| &level.ring).ok_or_else(|| self.no_level("level", level))
     }
 
-    /// log2 of `q_0 ... q_{level-1}` (levels beyond the last count as the last).
+    /// Places of a level's limbs in [`Self::ring`]; none for a level that does not exist.
+    pub fn level_limbs(&self, level: usize) -> &[usize] {
+        let found = level.checked_sub(1).and_then(|index| self.0.levels.get(index));
+        found.map_or(&[], |level| &level.limbs)
+    }
+
+    /// Moduli of a level's limbs, in order; none for a level that does not exist.
+    pub fn ciphertext_moduli(&self, level: usize) -> Vec<Modulus> {
+        self.level_limbs(level).iter().map(|&i| *self.0.ring.modulus(i)).collect()
+    }
+
+    /// What a rescale from `level` to the level below divides the scale by; an error at level 1 and where there is no level.
+    pub fn rescale_factor(&self, level: usize) -> Result<f64, FheError> {
+        let found = level.checked_sub(1).and_then(|index| self.0.levels.get(index));
+        found.and_then(|level| level.rescale).ok_or(FheError::Level {
+            operation: "rescale",
+            expected: self.levels(),
+            found: level,
+        })
+    }
+
+    /// For each limb at level `lower` its place among the limbs at level `higher`; `None` if a prime is missing there.
+    pub fn limbs_within(&self, lower: usize, higher: usize) -> Option<Vec<usize>> {
+        let higher = self.level_limbs(higher);
+        self.level_limbs(lower).iter().map(|limb| higher.iter().position(|other| other == limb)).collect()
+    }
+
+    /// Number of digits of a key.
+    pub fn digits(&self, shape: KeyShape) -> usize {
+        shape.digits_at(self.level_limbs(shape.level).len())
+    }
+
+    /// The digits that a key cuts a polynomial at `level` into, as places among the limbs of that level, up to the last that is not
+    /// empty; `None` if the key lacks a prime of the level.
+    pub fn digit_limbs(&self, shape: KeyShape, level: usize) -> Option<Vec<Vec<usize>>> {
+        let mut digits = vec![Vec::new(); self.digits(shape)];
+        for (limb, place) in self.limbs_within(level, shape.level)?.into_iter().enumerate() {
+            digits.get_mut(place / shape.digit.max(1))?.push(limb);
+        }
+        while digits.last().is_some_and(Vec::is_empty) {
+            digits.pop();
+        }
+        Some(digits)
+    }
+
+    /// Modulus of prime `index` of the pool, or `None` past the last.
+    pub fn ciphertext_modulus(&self, index: usize) -> Option<&Modulus> {
+        (index < self.pool()).then(|| self.0.ring.modulus(index))
+    }
+
+    /// log2 of the modulus of `level` (levels beyond the last count as the last).
     pub fn log_q(&self, level: usize) -> f64 {
-        self.0.log2.iter().take(level.min(self.levels())).sum()
+        level
+            .min(self.levels())
+            .checked_sub(1)
+            .and_then(|index| self.0.levels.get(index))
+            .map_or(0.0, |level| level.log_q)
     }
 
     /// log2 of the modulus of a key: its ciphertext primes times its special primes.
@@ -193,19 +327,24 @@ impl Parameters {
 
     /// log2 of the product of the first `specials` special primes.
     pub fn log_p(&self, specials: usize) -> f64 {
-        self.0.log2.iter().skip(self.levels()).take(specials).sum()
+        self.0.log2.iter().skip(self.pool()).take(specials).sum()
     }
 
-    /// log2 of the product of each digit that a polynomial at `level` is cut into.
+    /// log2 of the product of each digit that a polynomial at `level` is cut into (by a key at that level, if one at `shape.level` lacks
+    /// primes of it).
     pub fn log_digits(&self, shape: KeyShape, level: usize) -> Vec<f64> {
-        let q: Vec<f64> = self.0.log2.iter().take(level.min(self.levels())).copied().collect();
-        q.chunks(shape.digit.max(1)).map(|d| d.iter().sum()).collect()
+        let level = level.min(self.levels());
+        let limbs = self.level_limbs(level);
+        let log2 = |limb: &usize| limbs.get(*limb).and_then(|&i| self.0.log2.get(i)).copied().unwrap_or(0.0);
+        let digits = self.digit_limbs(shape, level).or_else(|| self.digit_limbs(KeyShape { level, ..shape }, level));
+        let digits = digits.unwrap_or_default();
+        digits.iter().filter(|d| !d.is_empty()).map(|d| d.iter().map(log2).sum()).collect()
     }
 
     /// Checks that `level` is one of 1 ..= [`Self::levels`].
     pub fn check_level(&self, operation: &'static str, level: usize) -> Result<(), FheError> {
         if level == 0 || level > self.levels() {
-            return Err(FheError::Level { operation, expected: self.levels(), found: level });
+            return Err(self.no_level(operation, level));
         }
         Ok(())
     }
@@ -224,8 +363,9 @@ impl Parameters {
                 self.specials()
             ));
         }
-        if digit == 0 || digit > level {
-            return bad(format!("a key with digits of {digit} limbs; 1 to its level {level} are possible"));
+        let limbs = self.level_limbs(level).len();
+        if digit == 0 || digit > limbs {
+            return bad(format!("a key with digits of {digit} limbs; 1 to the {limbs} of level {level} are possible"));
         }
         let excess = self.log_digits(shape, level).into_iter().fold(0.0, f64::max) - self.log_p(specials);
         if excess > MAX_DIGIT_EXCESS_BITS {
@@ -237,6 +377,10 @@ impl Parameters {
         self.check_modulus(&format!("the key at level {level} with {specials} special primes"), self.log_qp(shape))
     }
 
+    fn no_level(&self, operation: &'static str, level: usize) -> FheError {
+        FheError::Level { operation, expected: self.levels(), found: level }
+    }
+
     fn check_modulus(&self, what: &str, log2: f64) -> Result<(), FheError> {
         let Some(security) = self.0.spec.security else { return Ok(()) };
         let bound = max_log_qp(self.log_n(), security).unwrap_or(0.0);
@@ -245,4 +389,36 @@ impl Parameters {
         }
         Ok(())
     }
+}
+
+/// Checks the numbers of primes and levels, and that each level is a set of primes of the pool.
+fn check_counts(spec: &ParameterSpec) -> Result<(), FheError> {
+    let bad = |reason: String| Err(FheError::Parameters { reason });
+    let (pool, specials) = (spec.ciphertext_primes.len(), spec.special_primes.len());
+    let Some(levels) = &spec.levels else {
+        if pool + specials > MAX_PRIMES {
+            return bad(format!("{} primes; at most {MAX_PRIMES} are supported", pool + specials));
+        }
+        return Ok(());
+    };
+    if pool > MAX_POOL || levels.is_empty() || levels.len() > MAX_POOL {
+        return bad(format!("{pool} primes and {} levels; 1 to {MAX_POOL} are possible", levels.len()));
+    }
+    for (limbs, level) in levels.iter().zip(1..) {
+        if limbs.is_empty() || limbs.len() + specials > MAX_PRIMES {
+            return bad(format!(
+                "level {level} has {} primes; 1 to {MAX_PRIMES}, less {specials} special ones, are possible",
+                limbs.len()
+            ));
+        }
+        if let Some(index) = limbs.iter().find(|&&index| index >= pool) {
+            return bad(format!("level {level} has prime {index} of a pool of {pool}"));
+        }
+        let mut sorted = limbs.clone();
+        sorted.sort_unstable();
+        if sorted.windows(2).any(|pair| pair.first() == pair.last()) {
+            return bad(format!("level {level} has a prime twice"));
+        }
+    }
+    Ok(())
 }

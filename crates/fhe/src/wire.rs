@@ -15,7 +15,7 @@
 //!                                                          16  seed, 32 bytes
 //!                                                          48  one body per digit
 //! ```
-//! A polynomial is its limbs in order (`q_0 .. q_{level-1}`, for keys then `p_0 .. p_{specials-1}`); a limb is N residues in NTT
+//! A polynomial is its limbs in order (those of its level, for keys then `p_0 .. p_{specials-1}`); a limb is N residues in NTT
 //! form and orbit order, each of `bits(p)` bits, packed least significant bit first (N is a multiple of 8: whole bytes).
 //! The primes are not repeated here: they are the parameters', which travel beside. Readers check every length, residue,
 //! level and scale, and reject trailing bytes.
@@ -50,13 +50,14 @@ pub fn public_key_len(parameters: &Parameters, level: usize) -> usize {
 
 /// Bytes of a packed [`KeySwitchKey`].
 pub fn switch_key_len(parameters: &Parameters, shape: KeyShape) -> usize {
-    SWITCH_KEY.header + shape.digits() * poly_len(parameters, shape.level, shape.specials)
+    SWITCH_KEY.header + parameters.digits(shape) * poly_len(parameters, shape.level, shape.specials)
 }
 
-/// Bytes of a packed polynomial over the first `level` ciphertext primes and the first `specials` special primes.
+/// Bytes of a packed polynomial over the primes of `level` (beyond the last: of the last) and the first `specials` special primes.
 fn poly_len(parameters: &Parameters, level: usize, specials: usize) -> usize {
-    let all = parameters.levels();
-    let limbs = (0..level.min(all)).chain(all..all + specials.min(parameters.specials()));
+    let all = parameters.pool();
+    let own = parameters.level_limbs(level.min(parameters.levels())).iter().copied();
+    let limbs = own.chain(all..all + specials.min(parameters.specials()));
     limbs.map(|i| bitpack::packed_len(parameters.n(), parameters.ring().modulus(i).bits())).sum()
 }
 
@@ -68,7 +69,7 @@ impl Ciphertext {
         CIPHERTEXT.write(&mut out, parameters, [self.level() as u8, self.degree() as u8]);
         out.extend_from_slice(&self.scale.to_le_bytes());
         for component in &self.components {
-            write_poly(&mut out, parameters.ring(), component);
+            write_poly(&mut out, parameters.ring_of(self.level)?, component);
         }
         Ok(out)
     }
@@ -83,8 +84,8 @@ impl Ciphertext {
         }
         let scale = reader.scale()?;
         reader.expect_len(ciphertext_len(parameters, level, degree))?;
-        let components = (0..=degree).map(|_| reader.poly(parameters.ring(), level)).collect::<Result<_, _>>()?;
-        Ok(Self { components, scale })
+        let components = (0..=degree).map(|_| reader.poly(parameters.ring_of(level)?)).collect::<Result<_, _>>()?;
+        Ok(Self { components, scale, level })
     }
 }
 
@@ -97,7 +98,7 @@ impl SeededCiphertext {
         SEEDED.write(&mut out, parameters, [self.level() as u8, 0]);
         out.extend_from_slice(&self.scale.to_le_bytes());
         out.extend_from_slice(&self.seed);
-        write_poly(&mut out, parameters.ring(), &self.body);
+        write_poly(&mut out, parameters.ring_of(self.level)?, &self.body);
         Ok(out)
     }
 
@@ -110,7 +111,7 @@ impl SeededCiphertext {
         let scale = reader.scale()?;
         let seed = reader.array()?;
         reader.expect_len(seeded_len(parameters, level))?;
-        Ok(Self { body: reader.poly(parameters.ring(), level)?, seed, scale })
+        Ok(Self { body: reader.poly(parameters.ring_of(level)?)?, seed, scale, level })
     }
 }
 
@@ -121,7 +122,7 @@ impl PublicKey {
         let mut out = Vec::with_capacity(public_key_len(parameters, self.level()));
         PUBLIC_KEY.write(&mut out, parameters, [self.level() as u8, 0]);
         out.extend_from_slice(self.seed());
-        write_poly(&mut out, parameters.ring(), self.body());
+        write_poly(&mut out, parameters.ring_of(self.level())?, self.body());
         Ok(out)
     }
 
@@ -133,8 +134,8 @@ impl PublicKey {
         let level = reader.level(level)?;
         let seed = reader.array()?;
         reader.expect_len(public_key_len(parameters, level))?;
-        let body = reader.poly(parameters.ring(), level)?;
-        Self::from_parts(parameters, body, seed)
+        let body = reader.poly(parameters.ring_of(level)?)?;
+        Self::from_parts(parameters, level, body, seed)
     }
 }
 
@@ -170,7 +171,7 @@ impl KeySwitchKey {
         let seed = reader.array()?;
         let ring = Self::ring(parameters, shape)?;
         reader.expect_len(switch_key_len(parameters, shape))?;
-        let body = (0..shape.digits()).map(|_| reader.poly(&ring, ring.limbs())).collect::<Result<_, _>>()?;
+        let body = (0..parameters.digits(shape)).map(|_| reader.poly(&ring)).collect::<Result<_, _>>()?;
         Self::from_parts(parameters, KeyId::new(galois, power), shape, body, seed)
     }
 }
@@ -267,8 +268,8 @@ impl<'a> Reader<'a> {
         if self.total == expected { Ok(()) } else { self.bad(format!("{} bytes instead of {expected}", self.total)) }
     }
 
-    fn poly(&mut self, ring: &Ring, limbs: usize) -> Result<RnsPoly, FheError> {
-        let n = self.parameters.n();
+    fn poly(&mut self, ring: &Ring) -> Result<RnsPoly, FheError> {
+        let (n, limbs) = (self.parameters.n(), ring.limbs());
         let mut poly = RnsPoly::zero(n, limbs);
         for i in 0..limbs {
             let p: &Modulus = ring.modulus(i);

@@ -358,8 +358,7 @@ impl Program {
     /// log2 of the result modulus over the declared range of the outputs at their scale, less one bit for the sign: the
     /// paper's remaining budget.
     pub fn remaining_budget_bits(&self) -> f64 {
-        let primes = &self.parameters.ciphertext_primes;
-        let modulus: f64 = primes.iter().take(self.output.level).map(|&q| (q as f64).log2()).sum();
+        let modulus: f64 = self.parameters.level_primes(self.output.level).iter().map(|&q| (q as f64).log2()).sum();
         modulus - 1.0 - (self.output.max_abs / self.output.factor * self.output.scale).log2()
     }
 }

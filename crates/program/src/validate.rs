@@ -17,7 +17,7 @@ impl Program {
             return Err(format!("ring degree 2^{log_n} is not supported"));
         }
         let n = 1usize << log_n;
-        let levels = self.parameters.ciphertext_primes.len();
+        let levels = self.parameters.level_count();
         let positive = |x: f64| x.is_finite() && x > 0.0;
         let input = &self.input;
         if input.features == 0 || input.level == 0 || input.level > levels || !positive(input.scale) {

@@ -13,6 +13,8 @@ use crate::{avx2, avx512};
 /// in f64 (Halevi, Polyakov, Shoup, eprint 2018/117). The f64 operations have a fixed order: all kernels agree bit by bit.
 /// The result is exact unless |x| is within about 2^-45 * D of D/2; there it may be off by D.
 pub struct BaseConverter {
+    /// Whether residues are converted as they are, without factors.
+    plain: bool,
     sources: Vec<Source>,
     targets: Vec<Target>,
 }
@@ -20,7 +22,7 @@ pub struct BaseConverter {
 /// The constants of one prime d_i to convert from.
 pub(crate) struct Source {
     pub(crate) modulus: Modulus,
-    /// (D/d_i)^-1 mod d_i.
+    /// (D/d_i)^-1 mod d_i, times the factor of the source.
     pub(crate) cofactor_inverse: Factor,
     /// 1/d_i, rounded.
     pub(crate) reciprocal: f64,
@@ -29,9 +31,9 @@ pub(crate) struct Source {
 /// The constants of one prime p to convert to.
 pub(crate) struct Target {
     pub(crate) modulus: Modulus,
-    /// D/d_i mod p for each i.
+    /// D/d_i mod p for each i, times the factor of the target.
     pub(crate) cofactors: Vec<u64>,
-    /// -D mod p.
+    /// -D mod p, times the factor of the target.
     pub(crate) minus_product: u64,
 }
 
@@ -41,6 +43,20 @@ impl BaseConverter {
     /// # Errors
     /// [`RingError::NoPrimes`] if `from` is empty, [`RingError::DuplicatePrime`] if it repeats a prime.
     pub fn new(from: &[Modulus], to: &[Modulus]) -> Result<Self, RingError> {
+        Ok(BaseConverter { plain: true, ..Self::with_factors(from, to, |_| 1, |_, _| 1)? })
+    }
+
+    /// A converter with factors, which cost nothing: x is multiplied by `source(d_i)` modulo each d_i before the conversion, and the
+    /// representative by `target(j, p)` modulo the j-th prime p of `to`. The factors are residues.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(crate) fn with_factors(
+        from: &[Modulus],
+        to: &[Modulus],
+        source: impl Fn(&Modulus) -> u64,
+        target: impl Fn(usize, &Modulus) -> u64,
+    ) -> Result<Self, RingError> {
         if from.is_empty() {
             return Err(RingError::NoPrimes);
         }
@@ -53,20 +69,24 @@ impl BaseConverter {
                 let inverse = d.inv(cofactor).ok_or(RingError::DuplicatePrime { prime: d.value() })?;
                 Ok(Source {
                     modulus: *d,
-                    cofactor_inverse: Factor::new(d, inverse),
+                    cofactor_inverse: Factor::new(d, d.mul(inverse, source(d))),
                     reciprocal: 1.0 / d.value() as f64,
                 })
             })
             .collect::<Result<_, RingError>>()?;
         let targets = to
             .iter()
-            .map(|p| Target {
-                modulus: *p,
-                cofactors: (0..from.len()).map(|i| product_without(from, Some(i), p)).collect(),
-                minus_product: p.neg(product_without(from, None, p)),
+            .enumerate()
+            .map(|(j, p)| {
+                let product = |skip| p.mul(product_without(from, skip, p), target(j, p));
+                Target {
+                    modulus: *p,
+                    cofactors: (0..from.len()).map(|i| product(Some(i))).collect(),
+                    minus_product: p.neg(product(None)),
+                }
             })
             .collect();
-        Ok(BaseConverter { sources, targets })
+        Ok(BaseConverter { plain: false, sources, targets })
     }
 
     /// Converts polynomials in coefficient form: `src` has one slice for each prime of `from`, `dst` one for each of `to`.
@@ -86,7 +106,7 @@ impl BaseConverter {
         }
         let backend = Backend::of(kernel);
         match src {
-            [only] => {
+            [only] if self.plain => {
                 for (target, dst) in self.targets.iter().zip(dst) {
                     lift_centered(&target.modulus, dst, only, &self.sources[0].modulus, backend);
                 }

@@ -59,6 +59,11 @@ impl Ring {
         self.tables[i].modulus()
     }
 
+    /// Which of the primes this is, if it is one.
+    pub fn position(&self, prime: &Modulus) -> Option<usize> {
+        self.tables.iter().position(|table| table.modulus().value() == prime.value())
+    }
+
     /// The tables of the i-th prime; i must be below [`limbs`](Self::limbs).
     pub fn table(&self, i: usize) -> &NttTable {
         &self.tables[i]

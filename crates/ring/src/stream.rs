@@ -14,6 +14,8 @@ use rayon::prelude::*;
 
 /// Points of one block: two vectors of the widest kernel.
 pub(crate) const BLOCK: usize = 16;
+/// Blocks of points for which a product with ciphertexts has room for copies of its inputs.
+pub(crate) const SCRATCH_BLOCKS: usize = 4;
 /// Bytes behind the last weight, so that a whole vector can be read from the start of any eight residues.
 pub(crate) const PADDING: usize = 64;
 /// Alignment of a limb's first byte.
@@ -68,6 +70,21 @@ pub(crate) struct Shifted<'a> {
     pub(crate) words: &'a [u64],
     /// The shifts `0..count` are multiplied.
     pub(crate) count: usize,
+}
+
+/// A part of one limb of the inputs of a product with ciphertexts: c0 and c1 of each, or `None` for zero; set after set.
+pub(crate) struct SharedInputs<'a> {
+    pub(crate) parts: Vec<Option<[&'a [u64]; 2]>>,
+    pub(crate) sets: usize,
+    /// Inputs of one set.
+    pub(crate) terms: usize,
+}
+
+impl SharedInputs<'_> {
+    /// Groups of results in `out`, which has three slices for each set and group.
+    pub(crate) fn groups(&self, out: &[&mut [u64]]) -> usize {
+        out.len().checked_div(3 * self.sets).unwrap_or(0)
+    }
 }
 
 /// One summand of [`WeightStream::sum_turned_products`]: weights (of one group) times the inputs under an automorphism.
@@ -263,18 +280,26 @@ impl WeightStream {
     /// `out[3 * g..3 * g + 3]`.
     ///
     /// Uses the threads of the current rayon pool. Sizes that don't fit together are a bug of the caller and panic.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
     pub fn product_cipher(&self, inputs: &[[&RnsPoly; 2]], out: &mut [&mut RnsPoly]) {
-        assert_eq!(inputs.len(), self.terms, "one input for each term");
-        assert_eq!(out.len(), 3 * self.groups, "three components for each group");
-        inputs.iter().flatten().for_each(|x| self.assert_fits(x));
+        self.product_cipher_shared(&[inputs.iter().copied().map(Some).collect()], out);
+    }
+
+    /// [`product_cipher`](Self::product_cipher) for several sets of inputs, each with one input for each term, or `None` for zero
+    /// (which costs as much): d0, d1, d2 of set s and group g go to `out[3 * (s * groups + g)..][..3]`. The weights cross the
+    /// memory once for all sets: sets are taken by twos or fours, and later ones find a group's block of weights in the caches.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+    pub fn product_cipher_shared(&self, inputs: &[Vec<Option<[&RnsPoly; 2]>>], out: &mut [&mut RnsPoly]) {
+        let sets = inputs.len();
+        assert!(inputs.iter().all(|inputs| inputs.len() == self.terms), "one input for each term");
+        assert_eq!(out.len(), 3 * self.groups * sets, "three components for each set and group");
+        inputs.iter().flatten().flatten().flatten().for_each(|x| self.assert_fits(x));
         let block = self.block();
         self.for_each_task(out, |task| {
             let range = task.start..task.start + task.out.first().map_or(0, |out| out.len());
-            let inputs: Vec<[&[u64]; 2]> =
-                inputs.iter().map(|x| x.map(|x| &x.limb(task.limb)[range.clone()])).collect();
+            let limbs = inputs.iter().flatten().map(|x| x.map(|x| x.map(|x| &x.limb(task.limb)[range.clone()])));
+            let inputs = SharedInputs { parts: limbs.collect(), sets, terms: self.terms };
             let (modulus, weights) = (self.ring.modulus(task.limb), self.packed_from(task.limb, task.start));
-            with_scratch(2 * block * self.terms, |scratch| match self.backend() {
+            with_scratch(2 * block * SCRATCH_BLOCKS * self.terms * sets, |scratch| match self.backend() {
                 Backend::Portable => portable::stream::cipher(modulus, weights, &inputs, &mut task.out),
                 #[cfg(target_arch = "x86_64")]
                 Backend::Avx2(token) => {
@@ -289,15 +314,13 @@ impl WeightStream {
     }
 
     /// One limb of `acc[c] = initial[c] * acc[c] + sum_products sum_t W[t][c] * sigma(x_t)`: the limb `limb` of the ring, all of whose
-    /// limbs the inputs have. `initial` are residues; if one is zero, what was in `acc` does not matter. The streams have one group.
-    /// The first `kept` limbs of the ring are the streams' first, the others the streams' last: a stream may have more limbs in
-    /// between.
+    /// limbs the inputs have. `initial` are residues; if one is zero, what was in `acc` does not matter. The streams have one group,
+    /// and the limb's prime among theirs, wherever.
     ///
     /// At most 512 inputs in all. Sizes that don't fit together are a bug of the caller and panic.
     pub fn sum_turned_products(
         ring: &Ring,
         limb: usize,
-        kept: usize,
         products: &[TurnedProduct<'_>],
         initial: [u64; 2],
         mut acc: [&mut [u64]; 2],
@@ -310,12 +333,14 @@ impl WeightStream {
             .iter()
             .map(|product| product.inputs.iter().filter_map(|x| x.get(limb).copied()).collect())
             .collect();
-        let own_limb =
-            |weights: &WeightStream| if limb < kept { limb } else { weights.limbs.len() + limb - ring.limbs() };
+        let own_limb = |weights: &WeightStream| match weights.ring.modulus(limb.min(weights.limbs.len() - 1)) {
+            same if same == modulus => limb,
+            _ => weights.ring.position(modulus).unwrap_or(weights.limbs.len()),
+        };
         for (product, limbs) in products.iter().zip(&limbs) {
             let weights = product.weights;
             assert!(weights.groups == 1 && product.inputs.len() <= weights.terms, "one weight for each input");
-            assert!(weights.ring.modulus(own_limb(weights)) == modulus, "the primes differ");
+            assert!(own_limb(weights) < weights.limbs.len(), "a stream lacks the prime");
             let complete = limbs.len() == product.inputs.len() && limbs.iter().all(|limb| limb.len() == n);
             assert!(complete, "inputs must have the ring's limbs");
         }

@@ -13,7 +13,7 @@ use subrosa_ring::{
 };
 
 /// Prime sizes on both sides of every bound in the kernels.
-const BITS: [u32; 8] = [20, 30, 40, 46, 47, 48, 49, 50];
+const BITS: [u32; 12] = [17, 18, 20, 28, 30, 32, 40, 46, 47, 48, 49, 50];
 
 /// Tables of the same prime for the portable kernel and for each kernel of this machine.
 fn tables(log_n: u32, p: &Modulus) -> (NttTable, Vec<NttTable>) {
@@ -29,8 +29,9 @@ fn assert_canonical(values: &[u64], p: &Modulus) {
 fn transforms() {
     let mut rng = rng(20);
     for log_n in 3..=17 {
-        for bits in BITS.into_iter().filter(|&bits| bits >= log_n + 4) {
-            let p = moduli(log_n, bits, 1)[0];
+        // Sizes that have a prime for this degree; the smallest are 65537 up to N = 2^15.
+        for p in BITS.into_iter().filter_map(|bits| primes::find(log_n, bits, 1, &[]).ok()).flatten() {
+            let p = Modulus::new(p).unwrap();
             let (portable, others) = tables(log_n, &p);
             let n = portable.n();
             let extremes = [vec![p.value() - 1; n], vec![0; n]];
@@ -151,7 +152,7 @@ fn changes_of_modulus() {
 #[test]
 fn dot_products_of_any_shape() {
     let mut rng = rng(24);
-    for bits in [20, 47, 50] {
+    for bits in [17, 20, 28, 47, 50] {
         let p = moduli(6, bits, 1)[0];
         let (portable, others) = tables(6, &p);
         for count in [0, 1, 2, 5, 15, 16, 17, 18, 100, 1024] {
@@ -190,7 +191,8 @@ fn dot_products_of_any_shape() {
 #[test]
 fn base_conversion() {
     let mut rng = rng(25);
-    for (count, bits) in [(1, 50), (2, 20), (3, 45), (14, 50), (15, 50), (16, 50), (40, 50)] {
+    for (count, bits) in [(1, 50), (1, 17), (2, 17), (2, 20), (7, 28), (3, 45), (14, 50), (15, 50), (16, 50), (40, 50)]
+    {
         let from = moduli(6, bits, count);
         let mut to: Vec<Modulus> = BITS.iter().map(|&bits| moduli(8, bits, 1)[0]).collect();
         to.push(from[0]);
@@ -224,7 +226,7 @@ fn division_by_dropped_primes_and_whole_polynomials() {
     let mut rng = rng(26);
     for log_n in [3, 6, 7, 8, 10, 13] {
         let mut primes: Vec<u64> = Vec::new();
-        for bits in [50, 40, 36, 46, 50, 48] {
+        for bits in [50, 40, 17, 46, 50, 28] {
             primes.extend(primes::find(log_n, bits, 1, &primes).unwrap());
         }
         let rings: Vec<Ring> =
@@ -246,7 +248,15 @@ fn division_by_dropped_primes_and_whole_polynomials() {
             ring.inverse(&mut product);
             let divided = ModDown::new(ring, &[4, 5, 1], &[0, 3, 2]).unwrap().apply(&product);
             let rescaled = ModDown::new(ring, &[5], &[0, 1, 2, 3, 4]).unwrap().apply(&product);
-            (product, divided, rescaled)
+            // The ring's last primes as those of a polynomial, its first as those to be added.
+            let (source, target) = (ring.select(&[5, 2, 3, 4]), ring.select(&[3, 0, 5, 1]));
+            let mut part = RnsPoly::zero(ring.n(), 4);
+            for (limb, i) in part.limbs_iter_mut().zip([5, 2, 3, 4]) {
+                limb.copy_from_slice(product.limb(i));
+            }
+            let swapped = ModDown::with_added(&source, &[3, 1], &target).unwrap().apply(&part);
+            let swapped_one = ModDown::with_added(&source, &[3], &target).unwrap().apply(&part);
+            (product, divided, rescaled, swapped, swapped_one)
         };
         let expected = run(&portable);
         for ring in &rings {
@@ -260,7 +270,7 @@ fn division_by_dropped_primes_and_whole_polynomials() {
 fn streamed_products_of_any_shape() {
     let mut rng = rng(27);
     // Every number of bytes to a residue; sums that are narrow, wide, and too long for one reduction at the end.
-    let cases: [(u32, &[u32], usize, &[usize]); 8] = [
+    let cases: [(u32, &[u32], usize, &[usize]); 10] = [
         (3, &[12, 20, 7], 1, &[4, 1]),
         (4, &[50], 2, &[8]),
         (5, &[8, 16, 24, 32, 40, 48, 50], 1, &[16, 3, 2]),
@@ -269,6 +279,8 @@ fn streamed_products_of_any_shape() {
         (12, &[50], 1, &[2048, 60]),
         (5, &[48, 50], 2, &[16; 68]),
         (13, &[43, 22], 3, &[16, 2]),
+        (9, &[17, 28, 32, 50], 3, &[16, 3]),
+        (5, &[28, 29, 24], 1, &[16; 60]),
     ];
     for (log_n, bits, groups, counts) in cases {
         let mut primes: Vec<u64> = Vec::new();
@@ -305,6 +317,21 @@ fn streamed_products_of_any_shape() {
                     }
                 }
             }
+            // The same from an input on.
+            let mut later: Vec<(usize, Vec<RnsPoly>)> = Vec::new();
+            for first in (0..5).map(|set| if set == 4 { terms } else { set * 7 % terms }) {
+                let mut expected: Vec<RnsPoly> = (0..3 * groups).map(|_| zero()).collect();
+                for (g, weights) in weights.chunks(terms).enumerate() {
+                    for (w, x) in weights.iter().zip(&inputs).skip(first) {
+                        for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                            portable.mul_add_assign(&mut expected[3 * g + i + j], &w[i], &x[j]);
+                        }
+                    }
+                }
+                later.push((first, expected));
+            }
+            let expected_sets =
+                |first: usize| later.iter().find(|(f, _)| *f == first).map(|(_, sums)| &sums[..]).unwrap();
             for kernel in Kernel::all_available() {
                 let ring = Ring::new(log_n, &primes, kernel).unwrap();
                 let weights: Vec<[&RnsPoly; 2]> = weights.iter().map(|w| w.each_ref()).collect();
@@ -327,6 +354,20 @@ fn streamed_products_of_any_shape() {
                     let mut found: Vec<RnsPoly> = (0..3 * groups).map(|_| inputs[0][0].clone()).collect();
                     pool.install(|| stream.product_cipher(&inputs, &mut found.iter_mut().collect::<Vec<_>>()));
                     assert!(found == expected_cipher, "cipher, {name}");
+                    // Several sets, which are those inputs from some term on and zero before; the last has none.
+                    for sets in 1..=if terms > 500 { 2 } else { 5 } {
+                        let first = |set: usize| if set == 4 { terms } else { set * 7 % terms };
+                        let shared: Vec<Vec<Option<[&RnsPoly; 2]>>> = (0..sets)
+                            .map(|set| (0..terms).map(|t| (t >= first(set)).then_some(inputs[t])).collect())
+                            .collect();
+                        let mut found: Vec<RnsPoly> = (0..3 * groups * sets).map(|_| inputs[0][0].clone()).collect();
+                        pool.install(|| {
+                            stream.product_cipher_shared(&shared, &mut found.iter_mut().collect::<Vec<_>>());
+                        });
+                        for (set, found) in found.chunks(3 * groups).enumerate() {
+                            assert!(found == expected_sets(first(set)), "set {set} of {sets}, {name}");
+                        }
+                    }
                 }
             }
         }
@@ -412,7 +453,7 @@ fn turned_products_of_any_shape() {
                     // The sum of all but the first, in place of what was there; then the first; then what was there.
                     for (initial, products) in [([0; 2], &products[1..]), ([1; 2], &products[..1])] {
                         let out = found.each_mut().map(|poly| poly.limb_mut(limb));
-                        WeightStream::sum_turned_products(&ring, limb, kept.len(), products, initial, out);
+                        WeightStream::sum_turned_products(&ring, limb, products, initial, out);
                     }
                 }
                 for (found, start) in found.iter_mut().zip(&start) {
@@ -423,7 +464,7 @@ fn turned_products_of_any_shape() {
                 for limb in 0..ring.limbs() {
                     let out = at_once.each_mut().map(|poly| poly.limb_mut(limb));
                     let initial = [ring.modulus(limb).value() - 1, 0];
-                    WeightStream::sum_turned_products(&ring, limb, kept.len(), &products, initial, out);
+                    WeightStream::sum_turned_products(&ring, limb, &products, initial, out);
                 }
                 ring.add_assign(&mut at_once[0], &start[0]);
                 ring.add_assign(&mut at_once[0], &start[0]);

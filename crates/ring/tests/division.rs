@@ -47,10 +47,12 @@ fn mixed_moduli(sizes: &[u32]) -> Vec<Modulus> {
 #[test]
 fn conversion_gives_the_centred_representative_exactly() {
     let mut rng = rng(5);
-    for sizes in [&[50][..], &[20], &[50, 50], &[20, 50, 35], &[50; 5], &[45; 17], &[50; 30]] {
+    for sizes in
+        [&[50][..], &[20], &[17], &[50, 50], &[20, 50, 35], &[17, 50, 18], &[28; 9], &[50; 5], &[45; 17], &[50; 30]]
+    {
         let from = mixed_moduli(sizes);
         // Among the targets is one of the sources.
-        let mut to = mixed_moduli(&[20, 21, 30, 40, 49, 50, 50]);
+        let mut to = mixed_moduli(&[17, 20, 21, 30, 40, 49, 50, 50]);
         to.push(from[0]);
         let d = product(&from);
         let mut columns: Vec<Vec<u64>> = from.iter().map(|p| residues(LEN, p, &mut rng)).collect();
@@ -121,6 +123,55 @@ fn mod_down_divides_with_rounding_to_nearest() {
 }
 
 #[test]
+fn mod_down_with_added_primes_multiplies_by_them_first() {
+    let mut rng = rng(8);
+    let log_n = 5;
+    let pool: Vec<u64> = mixed_moduli(&[50, 49, 17, 35, 28, 48, 30]).iter().map(Modulus::value).collect();
+    // Limbs of the polynomial, those of them that are dropped, limbs of the result.
+    let cases: [(&[usize], &[usize], &[usize]); 5] = [
+        (&[0, 1, 3], &[2], &[0, 1, 2]),
+        (&[0, 1, 3], &[2], &[1, 2, 4, 0]),
+        (&[5, 2, 0, 4], &[3, 0], &[6, 0, 2]),
+        (&[5, 2, 0, 4], &[0, 1, 2, 3], &[6, 3]),
+        (&[2, 3, 6], &[0], &[3, 6]),
+    ];
+    for kernel in Kernel::all_available() {
+        let whole = Ring::new(log_n, &pool, kernel).unwrap();
+        for (limbs, dropped, result) in cases {
+            let (ring, to) = (whole.select(limbs), whole.select(result));
+            let moduli = |ring: &Ring| -> Vec<Modulus> { (0..ring.limbs()).map(|i| *ring.modulus(i)).collect() };
+            let d = product(&dropped.iter().map(|&i| *ring.modulus(i)).collect::<Vec<_>>());
+            let a = product(&moduli(&to).into_iter().filter(|p| ring.position(p).is_none()).collect::<Vec<_>>());
+            let mut x = RnsPoly::zero(ring.n(), limbs.len());
+            for (i, limb) in x.limbs_iter_mut().enumerate() {
+                limb.copy_from_slice(&residues(1 << log_n, ring.modulus(i), &mut rng));
+            }
+            let expected: Vec<BigInt> = (0..ring.n())
+                .map(|k| {
+                    let value = centered(&x.limbs_iter().map(|limb| limb[k]).collect::<Vec<_>>(), &moduli(&ring));
+                    let (numerator, denominator) = (BigInt::from(2) * &a * value + &d, BigInt::from(2) * &d);
+                    let remainder = ((&numerator % &denominator) + &denominator) % &denominator;
+                    (numerator - remainder) / denominator
+                })
+                .collect();
+            ring.forward(&mut x);
+            let mut out = ModDown::with_added(&ring, dropped, &to).unwrap().apply(&x);
+            to.inverse(&mut out);
+            for (limb, p) in out.limbs_iter().zip(moduli(&to)) {
+                for (k, expected) in expected.iter().enumerate() {
+                    assert_eq!(limb[k], modulo(expected, &p), "kernel {kernel}, {limbs:?} to {result:?}");
+                }
+            }
+        }
+        let ring = whole.select(&[0, 1, 3]);
+        let refusal = |dropped: &[usize], to: &[usize]| ModDown::with_added(&ring, dropped, &whole.select(to)).err();
+        assert_eq!(refusal(&[], &[0]), Some(RingError::NoPrimes));
+        assert_eq!(refusal(&[3], &[0]), Some(RingError::LimbOutOfRange { index: 3, limbs: 3 }));
+        assert_eq!(refusal(&[2], &[0, 3]), Some(RingError::DuplicatePrime { prime: pool[3] }));
+    }
+}
+
+#[test]
 fn mod_down_refuses_bad_limb_lists() {
     let primes: Vec<u64> = moduli(5, 40, 3).iter().map(Modulus::value).collect();
     let ring = Ring::new(5, &primes, Kernel::Portable).unwrap();
@@ -135,7 +186,7 @@ fn mod_down_refuses_bad_limb_lists() {
 #[test]
 fn centred_lift_keeps_the_signed_value() {
     let mut rng = rng(7);
-    for (from_bits, to_bits) in [(50, 20), (20, 50), (40, 40), (50, 50), (30, 31)] {
+    for (from_bits, to_bits) in [(50, 17), (17, 50), (50, 20), (20, 50), (40, 40), (50, 50), (30, 31)] {
         let (from, to) = (moduli(5, from_bits, 1)[0], moduli(5, to_bits, 2)[1]);
         let mut src = residues(32, &from, &mut rng);
         src[..4].copy_from_slice(&[0, from.value() / 2, from.value() / 2 + 1, from.value() - 1]);

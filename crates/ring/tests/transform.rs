@@ -41,7 +41,7 @@ fn forward_evaluates_at_the_orbit_of_5_and_inverse_undoes_it() {
     let mut rng = rng(2);
     for kernel in Kernel::all_available() {
         for log_n in 3..=9 {
-            for bits in [20, 36, 47, 50] {
+            for bits in [17, 20, 28, 36, 47, 50] {
                 let p = moduli(log_n, bits, 1)[0];
                 let table = NttTable::new(log_n, p, kernel).unwrap();
                 let a = residues(table.n(), &p, &mut rng);
@@ -66,8 +66,8 @@ fn forward_evaluates_at_the_orbit_of_5_and_inverse_undoes_it() {
 fn products_of_transforms_are_negacyclic_products() {
     let mut rng = rng(3);
     for kernel in Kernel::all_available() {
-        for log_n in [3, 6, 10, 11] {
-            let p = moduli(log_n, 50, 1)[0];
+        for (log_n, bits) in [(3, 50), (6, 50), (10, 50), (11, 50), (11, 17), (12, 17), (11, 28)] {
+            let p = moduli(log_n, bits, 1)[0];
             let table = NttTable::new(log_n, p, kernel).unwrap();
             let (mut a, mut b) = (residues(table.n(), &p, &mut rng), residues(table.n(), &p, &mut rng));
             let expected = schoolbook_negacyclic(&a, &b, &p);

@@ -61,49 +61,50 @@ impl SecretKey {
     /// Encrypts a plaintext at its level: `c_1` from a fresh public seed, `c_0 = m - c_1 s + e`. May be called from many threads.
     pub fn encrypt(&self, plaintext: &Plaintext) -> Result<SeededCiphertext, FheError> {
         check_scale("plaintext", plaintext.scale)?;
-        let (body, seed) = self.encrypt_polynomial(&plaintext.poly, 1)?;
-        Ok(SeededCiphertext { body, seed, scale: plaintext.scale })
+        let (body, seed) = self.encrypt_polynomial(&plaintext.poly, plaintext.level, 1)?;
+        Ok(SeededCiphertext { body, seed, scale: plaintext.scale, level: plaintext.level })
     }
 
-    /// Encrypts any polynomial (NTT form) as `m - a s + k e` with `a` from the returned seed and `k = error_multiplier`: 1 for
+    /// Encrypts any polynomial (NTT form, at `level`) as `m - a s + k e` with `a` from the returned seed and `k = error_multiplier`: 1 for
     /// CKKS, the plaintext modulus for an exact scheme.
     pub fn encrypt_polynomial(
         &self,
         message: &RnsPoly,
+        level: usize,
         error_multiplier: u64,
     ) -> Result<(RnsPoly, [u8; 32]), FheError> {
-        check_poly("plaintext", message, message.limbs(), &self.parameters)?;
-        let ring = self.parameters.ring();
+        check_poly("plaintext", message, level, &self.parameters)?;
+        let ring = self.parameters.ring_of(level)?;
         let seed = fresh_seed()?;
-        let uniform = ring.uniform(message.limbs(), &seed, 0);
-        let mut body = self.mask(ring, &(0..message.limbs()).collect::<Vec<_>>(), &uniform, error_multiplier)?;
+        let uniform = ring.uniform(ring.limbs(), &seed, 0);
+        let mut body = self.mask(ring, self.parameters.level_limbs(level), &uniform, error_multiplier)?;
         ring.add_assign(&mut body, message);
         Ok((body, seed))
     }
 
-    /// A public key for encryption at `level` and below.
+    /// A public key for encryption at `level`, and at lower levels that have no other primes.
     pub fn public_key(&self, level: usize) -> Result<PublicKey, FheError> {
         self.parameters.check_level("public key", level)?;
-        let (body, seed) = self.encrypt_polynomial(&RnsPoly::zero(self.parameters.n(), level), 1)?;
-        PublicKey::from_parts(&self.parameters, body, seed)
+        let (body, seed) = self.encrypt_polynomial(&self.zero(level), level, 1)?;
+        PublicKey::from_parts(&self.parameters, level, body, seed)
     }
 
     /// A key that switches `sigma_g(s^power)` to `s`. Its modulus is checked against the security table.
     pub fn switch_key(&self, id: KeyId, shape: KeyShape) -> Result<KeySwitchKey, FheError> {
         id.check(&self.parameters)?;
         let ring = KeySwitchKey::ring(&self.parameters, shape)?;
-        let all = self.parameters.levels();
-        let limbs: Vec<usize> = (0..shape.level).chain(all..all + shape.specials).collect();
+        let (all, level) = (self.parameters.pool(), self.parameters.level_limbs(shape.level));
+        let limbs: Vec<usize> = level.iter().copied().chain(all..all + shape.specials).collect();
         let seed = fresh_seed()?;
-        let mut source = self.power(shape.level, id.power.min(MAX_POWER));
-        let mut rotated = self.parameters.ring().automorphism(&source, id.galois);
+        let mut source = self.power(shape.level, id.power.min(MAX_POWER))?;
+        let mut rotated = ring.automorphism(&source, id.galois);
         source.zeroize();
-        let mut body = Vec::with_capacity(shape.digits());
+        let mut body = Vec::with_capacity(self.parameters.digits(shape));
         for (digit, uniform) in KeySwitchKey::uniform_halves(&ring, shape, &seed).iter().enumerate() {
             let mut masked = self.mask(&ring, &limbs, uniform, 1)?;
-            for i in digit * shape.digit..((digit + 1) * shape.digit).min(shape.level) {
+            for i in digit * shape.digit..((digit + 1) * shape.digit).min(level.len()) {
                 let q = ring.modulus(i);
-                let specials = shape.level..shape.level + shape.specials;
+                let specials = level.len()..level.len() + shape.specials;
                 let p = specials.fold(1, |product, j| q.mul(product, q.reduce(ring.modulus(j).value())));
                 ring.table(i).mul_scalar_add_assign(masked.limb_mut(i), rotated.limb(i), p);
             }
@@ -113,13 +114,12 @@ impl SecretKey {
         KeySwitchKey::from_parts(&self.parameters, id, shape, body, seed)
     }
 
-    /// The phase `sum_k c_k s^k` in coefficient form: scaled message plus noise, modulo `q_0 .. q_{level-1}`.
+    /// The phase `sum_k c_k s^k` in coefficient form: scaled message plus noise, modulo the primes of the level.
     pub fn decrypt_phase(&self, ciphertext: &Ciphertext) -> Result<RnsPoly, FheError> {
         ciphertext.check(&self.parameters)?;
-        let (ring, level) = (self.parameters.ring(), ciphertext.level());
-        let mut secret = self.ntt.clone();
-        secret.truncate(level);
-        let mut phase = RnsPoly::zero(self.parameters.n(), level);
+        let (ring, level) = (self.parameters.ring_of(ciphertext.level())?, ciphertext.level());
+        let mut secret = self.at(level);
+        let mut phase = self.zero(level);
         for component in ciphertext.components.iter().rev() {
             ring.mul_assign(&mut phase, &secret);
             ring.add_assign(&mut phase, component);
@@ -132,8 +132,7 @@ impl SecretKey {
     /// The N centred coefficients of the phase, divided by the scale; [`subrosa_fhe::Encoder::decode`] turns them into slots.
     pub fn decrypt_coefficients(&self, ciphertext: &Ciphertext) -> Result<Vec<f64>, FheError> {
         let phase = self.decrypt_phase(ciphertext)?;
-        let moduli = (0..phase.limbs()).map(|i| *self.parameters.ring().modulus(i)).collect();
-        let crt = CenteredCrt::new(moduli)
+        let crt = CenteredCrt::new(self.parameters.ciphertext_moduli(ciphertext.level()))
             .ok_or_else(|| FheError::Parameters { reason: "the ciphertext primes are not distinct".into() })?;
         let (mut residues, mut digits) = (vec![0; phase.limbs()], Vec::new());
         Ok((0..phase.n())
@@ -176,16 +175,30 @@ impl SecretKey {
         Ok(masked)
     }
 
-    /// `s^power` in NTT form over the first `level` ciphertext primes.
-    fn power(&self, level: usize, power: u8) -> RnsPoly {
-        let mut secret = self.ntt.clone();
-        secret.truncate(level);
+    /// The secret in NTT form over the primes of a level; to be wiped.
+    fn at(&self, level: usize) -> RnsPoly {
+        let mut secret = self.zero(level);
+        for (limb, &place) in secret.limbs_iter_mut().zip(self.parameters.level_limbs(level)) {
+            limb.copy_from_slice(self.ntt.limb(place));
+        }
+        secret
+    }
+
+    /// The zero polynomial of a level.
+    fn zero(&self, level: usize) -> RnsPoly {
+        RnsPoly::zero(self.parameters.n(), self.parameters.level_limbs(level).len())
+    }
+
+    /// `s^power` in NTT form over the primes of a level; to be wiped.
+    fn power(&self, level: usize, power: u8) -> Result<RnsPoly, FheError> {
+        let ring = self.parameters.ring_of(level)?;
+        let mut secret = self.at(level);
         let mut product = secret.clone();
         for _ in 1..power {
-            self.parameters.ring().mul_assign(&mut product, &secret);
+            ring.mul_assign(&mut product, &secret);
         }
         secret.zeroize();
-        product
+        Ok(product)
     }
 }
 

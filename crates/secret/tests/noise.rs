@@ -4,9 +4,11 @@
 mod common;
 
 use common::{Random, Setup, rotated, zip};
+use subrosa_fhe::chain::swap_chain;
 use subrosa_fhe::noise::tail_bound;
 use subrosa_fhe::{
-    Ciphertext, Complex64, Galois, Kernel, KeyId, KeyShape, NoiseModel, ParameterSpec, Parameters, SecurityLevel,
+    Ciphertext, Complex64, FheError, Galois, Kernel, KeyId, KeyShape, NoiseModel, ParameterSpec, Parameters,
+    SecurityLevel,
 };
 
 /// A bound above this many times the largest error seen would be useless.
@@ -82,7 +84,21 @@ fn check_all_primitives(setups: &[Setup], shapes: &[KeyShape], runs: usize, rand
                 .chain([KeyId::new(Galois::IDENTITY, 2)])
                 .filter(|id| id.check(&s.parameters).is_ok())
                 .collect();
-            let keys = s.keys(&ids, shape);
+            let mut keys = s.keys(&ids, shape);
+            let lower = KeyShape {
+                level: level - 1,
+                digit: shape.digit.min(s.parameters.level_limbs(level - 1).len()),
+                ..shape
+            };
+            if s.parameters.limbs_within(level - 1, level).is_none() {
+                // Keys lack primes of the level below.
+                assert!(matches!(keys.get_for(ids[0], level - 1), Err(FheError::UnfitKey { .. })));
+                for &id in &ids {
+                    keys.insert(s.secret.switch_key(id, lower).unwrap().prepare(&s.parameters).unwrap());
+                }
+                assert_eq!(keys.get_for(ids[0], level - 1).unwrap().shape(), lower);
+                assert_eq!(keys.get_for(ids[0], level).unwrap().shape(), shape);
+            }
             let public = s.secret.public_key(level).unwrap();
             for _ in 0..runs.div_ceil(setups.len()) {
                 let [x, y] = [0; 2].map(|_| random.slots(s.parameters.slots()));
@@ -94,7 +110,7 @@ fn check_all_primitives(setups: &[Setup], shapes: &[KeyShape], runs: usize, rand
                     step.next().unwrap().note(s, found, expected, scale)
                 };
 
-                let encoded = Ciphertext { components: vec![px.poly.clone()], scale };
+                let encoded = Ciphertext { components: vec![px.poly.clone()], scale, level };
                 note(&slots_of(s, &encoded), &x, scale);
                 note(&slots_of(s, &cx), &x, scale);
                 note(&slots_of(s, &public.encrypt(&s.parameters, &px, &mut rng).unwrap()), &x, scale);
@@ -141,7 +157,7 @@ fn check_all_primitives(setups: &[Setup], shapes: &[KeyShape], runs: usize, rand
 
         let s = &setups[0];
         let model = NoiseModel::new(s.parameters.log_n());
-        let top = s.parameters.ciphertext_modulus(level - 1).unwrap().value() as f64;
+        let top = s.parameters.rescale_factor(level).unwrap();
         let fresh = model.add(&[model.fresh_symmetric(), model.encoding()]);
         let product = model.mul(fresh, scale, fresh, scale);
         let (digits, log_p) = (s.parameters.log_digits(shape, level), s.parameters.log_p(shape.specials));
@@ -191,4 +207,26 @@ fn forecasts_hold_in_a_secure_ring() {
     // As planned: single limbs for rotations, one digit above P for what is rescaled in the same division.
     let shapes = [KeyShape { level: 3, specials: 1, digit: 1 }, KeyShape { level: 3, specials: 2, digit: 3 }];
     check_all_primitives(&[Setup::new(parameters)], &shapes, 12, &random);
+}
+
+#[test]
+fn forecasts_hold_where_primes_are_swapped() {
+    let random = Random::new("forecasts with swapped primes", 13);
+    let kernel = Kernel::active().unwrap();
+    let swapped = |log_n, base, drops: &[f64], max, p: &[u32]| {
+        let p = common::distinct_primes(log_n, p, &[]);
+        let chain = swap_chain(log_n, base, drops, max, &p).unwrap();
+        (chain, p)
+    };
+    // Rescales multiply by a prime and divide by two.
+    let (chain, p) = swapped(10, 30.0, &[27.0, 26.0], 30, &[30, 20]);
+    assert_eq!(chain.levels.iter().map(Vec::len).collect::<Vec<_>>(), [1, 2, 3]);
+    let spec = ParameterSpec::insecure_for_tests(10, chain.pool, p).with_levels(chain.levels);
+    let setups: Vec<Setup> = (0..4).map(|_| Setup::new(Parameters::new(spec.clone(), kernel).unwrap())).collect();
+    let shapes = [KeyShape { level: 3, specials: 1, digit: 1 }, KeyShape { level: 3, specials: 2, digit: 2 }];
+    check_all_primitives(&setups, &shapes, 400, &random);
+    let (chain, p) = swapped(13, 40.0, &[28.0, 27.0], 50, &[50, 49]);
+    let spec = ParameterSpec::new(13, chain.pool, p, SecurityLevel::Bits128).with_levels(chain.levels);
+    let shapes = [KeyShape { level: 3, specials: 1, digit: 1 }, KeyShape { level: 3, specials: 2, digit: 2 }];
+    check_all_primitives(&[Setup::new(Parameters::new(spec, kernel).unwrap())], &shapes, 12, &random);
 }

@@ -4,7 +4,9 @@
 mod common;
 
 use common::{Random, Setup, max_distance, rotated, zip};
-use subrosa_fhe::{Complex64, Encoder, Evaluator, FheError, Galois, Kernel, KeyId, KeyShape, Parameters};
+use subrosa_fhe::{
+    Complex64, Encoder, EvaluationKeys, Evaluator, FheError, Galois, Kernel, KeyId, KeyShape, ParameterSpec, Parameters,
+};
 
 const SCALE: f64 = (1u64 << 36) as f64;
 /// Far above every error at this scale, far below any wrong result.
@@ -273,4 +275,99 @@ fn secret_keys_survive_their_bytes_and_nothing_else_is_accepted() {
     let mut bad = bytes.to_vec();
     bad[3] = 0b10;
     assert!(subrosa_secret::SecretKey::from_bytes(&s.parameters, &bad).is_err());
+}
+
+/// A ring whose levels have primes in common, or not, in several orders.
+fn swapped_setup() -> Setup {
+    let q = common::distinct_primes(6, &[49, 48, 47, 20, 45], &[]);
+    let p = common::distinct_primes(6, &[50, 50], &q);
+    // 48 + 20, 49 + 48, 49 + 48 + 45, 49 + 48 + 47 + 20 bits.
+    let levels = vec![vec![1, 3], vec![0, 1], vec![4, 1, 0], vec![0, 1, 2, 3]];
+    let spec = ParameterSpec::insecure_for_tests(6, q, p).with_levels(levels);
+    Setup::new(Parameters::new(spec, Kernel::active().unwrap()).unwrap())
+}
+
+#[test]
+fn levels_with_swapped_primes_are_reached_where_they_can_be() {
+    let random = Random::new("levels with swapped primes", 8);
+    let s = swapped_setup();
+    let (e, x) = (&s.evaluator, random.slots(s.parameters.slots()));
+    let tolerance = 1e-6;
+    for from in 1..=4 {
+        let c = s.encrypt(&x, SCALE, from);
+        s.assert_decrypts_to(&c, &x, tolerance);
+        for to in 1..=from {
+            let subset = [(4, 2), (4, 1), (3, 2)].contains(&(from, to)) || from == to;
+            let dropped = e.drop_level(&c, to);
+            match subset {
+                true => {
+                    assert_eq!(dropped.as_ref().unwrap().scale, SCALE);
+                    s.assert_decrypts_to(&dropped.unwrap(), &x, tolerance);
+                }
+                false => {
+                    assert!(matches!(dropped, Err(FheError::Primes { from: f, to: t, .. }) if (f, t) == (from, to)));
+                }
+            }
+            let moved = e.to_level(&c, to).unwrap();
+            assert!(moved.level() == to && (moved.scale / SCALE - 1.0).abs() < 0.3 && (moved.scale == SCALE) >= subset);
+            let rounding = (1.0 + s.parameters.n() as f64) * s.parameters.n() as f64 / SCALE;
+            s.assert_decrypts_to(&moved, &x, tolerance + rounding);
+        }
+    }
+    // A product of a few bits less than each modulus, rescaled where that is possible.
+    for level in 2..=4 {
+        let product = e.mul_plain(&s.encrypt(&x, SCALE, level), &s.encoder.encode(&x, SCALE, level).unwrap()).unwrap();
+        let rescaled = e.rescale(&product).unwrap();
+        assert_eq!(rescaled.level(), level - 1);
+        assert_eq!(rescaled.scale, product.scale / s.parameters.rescale_factor(level).unwrap());
+        let rounding = (1.0 + s.parameters.n() as f64) * s.parameters.n() as f64 / rescaled.scale;
+        s.assert_decrypts_to(&rescaled, &zip(&x, &x, |a, b| a * b), tolerance + rounding);
+    }
+    // Public keys serve levels with their primes.
+    let mut rng = subrosa_ring::sampler::os_rng().unwrap();
+    let key = s.secret.public_key(4).unwrap();
+    for level in 1..=4 {
+        let c = key.encrypt(&s.parameters, &s.encoder.encode(&x, SCALE, level).unwrap(), &mut rng);
+        match level {
+            3 => assert!(matches!(c, Err(FheError::Primes { from: 4, to: 3, .. }))),
+            _ => s.assert_decrypts_to(&c.unwrap(), &x, tolerance),
+        }
+    }
+}
+
+#[test]
+fn keys_with_swapped_primes_serve_the_levels_whose_primes_they_have() {
+    let random = Random::new("keys with swapped primes", 9);
+    let s = swapped_setup();
+    let (e, slots) = (&s.evaluator, s.parameters.slots());
+    let x = random.slots(slots);
+    let elements = [Galois::rotation(3), Galois::conjugation(), Galois { rotation: 5, conjugate: true }];
+    let ids: Vec<KeyId> = elements.iter().map(|&g| KeyId::new(g, 1)).collect();
+    for digit in 1..=2 {
+        let mut keys = s.keys(&ids, KeyShape { level: 4, specials: digit, digit });
+        let needed = |keys: &EvaluationKeys, level| keys.get_for(ids[0], level).map(|key| key.shape().level);
+        assert!(matches!(needed(&keys, 3), Err(FheError::UnfitKey { .. })));
+        assert_eq!([1, 2, 4].map(|level| needed(&keys, level)), [Ok(4), Ok(4), Ok(4)]);
+        for &id in &ids {
+            let key = s.secret.switch_key(id, KeyShape { level: 3, specials: digit, digit }).unwrap();
+            assert!(keys.insert(key.prepare(&s.parameters).unwrap()).is_none());
+        }
+        assert_eq!([1, 2, 3, 4].map(|level| needed(&keys, level)), [Ok(4), Ok(3), Ok(3), Ok(4)]);
+        assert_eq!(keys.len(), 6);
+        for level in 1..=4 {
+            let c = s.encrypt(&x, SCALE, level);
+            let mut sum = x.clone();
+            for (&g, turned) in elements.iter().zip(e.rotate_hoisted(&c, &elements, &keys).unwrap()) {
+                assert!(turned == e.rotate(&c, g, &keys).unwrap());
+                s.assert_decrypts_to(&turned, &rotated(&x, g), 1e-5);
+                sum = zip(&sum, &rotated(&x, g), |a, b| a + b);
+            }
+            s.assert_decrypts_to(&e.fold(&c, &elements, &keys).unwrap(), &sum, 1e-5);
+        }
+    }
+    // Two keys that cut a level at different limbs are refused in one sum.
+    let mut unlike = s.keys(&ids[..1], KeyShape { level: 3, specials: 2, digit: 2 });
+    unlike.insert(s.keys(&ids[1..2], KeyShape { level: 4, specials: 2, digit: 2 }).into_iter().next().unwrap());
+    let c = s.encrypt(&x, SCALE, 2);
+    assert!(matches!(e.fold(&c, &elements[..2], &unlike), Err(FheError::UnfitKey { .. })));
 }

@@ -72,6 +72,56 @@ fn insecure_parameters_cannot_leave_or_enter_the_process() {
 }
 
 #[test]
+fn each_level_of_swapped_primes_is_within_the_table_by_itself() {
+    let kernel = Kernel::active().unwrap();
+    // 2^13: 214 bits. The pool as a whole has more; no level may.
+    let q = distinct_primes(13, &[50, 50, 50, 44, 30, 50, 50], &[]);
+    let p = distinct_primes(13, &[46], &q);
+    let with = |levels: &[&[usize]]| {
+        let spec = ParameterSpec::new(13, q.clone(), p.clone(), SecurityLevel::Bits128);
+        Parameters::new(spec.with_levels(levels.iter().map(|level| level.to_vec()).collect()), kernel)
+    };
+    let fits = with(&[&[0], &[0, 4], &[0, 1, 4], &[0, 1, 2, 3]]).unwrap();
+    assert_eq!((fits.levels(), fits.pool()), (4, 7));
+    assert!(matches!(with(&[&[0], &[0, 1, 2, 5, 4]]), Err(FheError::Insecure { .. })));
+    let key = |level| KeyShape { level, specials: 1, digit: 1 };
+    assert!(fits.check_key(key(3)).is_ok());
+    assert!(matches!(fits.check_key(key(4)), Err(FheError::Insecure { .. })));
+    assert!((fits.log_qp(key(3)) - 176.0).abs() < 0.1);
+    // What a file could ask for.
+    let refused: [&[&[usize]]; 9] = [
+        &[],
+        &[&[]],
+        &[&[0], &[]],
+        &[&[7]],
+        &[&[0, 0]],
+        &[&[0], &[0]],
+        &[&[0, 1], &[0, 4]],
+        &[&[0, 1], &[0, 1, 2], &[5, 6]],
+        &[&[usize::MAX]],
+    ];
+    for levels in refused {
+        assert!(matches!(with(levels), Err(FheError::Parameters { .. })), "{levels:?}");
+    }
+    assert!(with(&vec![&[0usize][..]; 300]).is_err());
+    // It travels as JSON; without levels nothing is written, so that files of chains stay as they were.
+    let json = serde_json::to_string(fits.spec()).unwrap();
+    assert!(json.contains(r#""levels":[[0],[0,4],[0,1,4],[0,1,2,3]]"#));
+    assert_eq!(serde_json::from_str::<ParameterSpec>(&json).unwrap(), *fits.spec());
+    let chain = ParameterSpec::new(13, q[..4].to_vec(), p.clone(), SecurityLevel::Bits128);
+    assert!(!serde_json::to_string(&chain).unwrap().contains("levels"));
+    // The same chain, said in full: the same bits.
+    let full = chain.clone().with_levels((1..=4).map(|level| (0..level).collect()).collect());
+    let [chain, full] = [chain, full].map(|spec| Parameters::new(spec, kernel).unwrap());
+    for level in 1..=4 {
+        assert_eq!(chain.level_limbs(level), full.level_limbs(level));
+        assert_eq!(chain.log_q(level), full.log_q(level));
+        assert_eq!(chain.rescale_factor(level).ok(), full.rescale_factor(level).ok());
+    }
+    assert_eq!(chain.rescale_factor(4).unwrap(), q[3] as f64);
+}
+
+#[test]
 fn specifications_that_make_no_ring_are_refused() {
     let kernel = Kernel::active().unwrap();
     let q = distinct_primes(5, &[40, 41], &[]);

@@ -5,6 +5,7 @@ mod common;
 
 use common::{Random, distinct_primes};
 use num_bigint::BigInt;
+use std::collections::BTreeSet;
 use subrosa_fhe::{
     Ciphertext, Encoder, EvaluationKeys, Evaluator, Galois, Kernel, KeyId, KeyShape, KeySwitchKey, ParameterSpec,
     Parameters, Ring, RnsPoly,
@@ -107,24 +108,35 @@ struct Textbook {
 
 impl Textbook {
     fn components(&self, c: &Ciphertext) -> Vec<Poly> {
-        c.components.iter().map(|p| lift(self.parameters.ring(), p)).collect()
+        c.components.iter().map(|p| lift(self.parameters.ring_of(c.level).unwrap(), p)).collect()
     }
 
     fn modulus(&self, level: usize) -> BigInt {
-        product(&self.parameters.ring().primes()[..level])
+        product(&self.parameters.ring_of(level).unwrap().primes())
+    }
+
+    /// What a rescale from this level multiplies by, and what it divides by.
+    fn swap(&self, level: usize) -> [BigInt; 2] {
+        let [higher, lower] = [level, level - 1].map(|level| self.parameters.ring_of(level).unwrap().primes());
+        let only = |a: &[u64], b: &[u64]| product(&a.iter().copied().filter(|p| !b.contains(p)).collect::<Vec<_>>());
+        [only(&lower, &higher), only(&higher, &lower)]
     }
 
     /// `sum_d [x]_{D_d} * key_d` over Q_level P, with the key's limbs above the level left out.
     fn key_product(&self, x: &Poly, level: usize, key: &KeySwitchKey) -> [Poly; 2] {
         let shape = key.shape();
         let ring = KeySwitchKey::ring(&self.parameters, shape).unwrap();
-        let present: Vec<usize> = (0..level).chain(shape.level..shape.level + shape.specials).collect();
+        let own = self.parameters.ring_of(shape.level).unwrap().primes();
+        let at_level = self.parameters.ring_of(level).unwrap().primes();
+        let place = |p: &u64| own.iter().position(|own| own == p).unwrap();
+        let present: Vec<usize> = at_level.iter().map(place).chain(own.len()..own.len() + shape.specials).collect();
         let reduced = ring.select(&present);
         let n = self.parameters.n();
         let uniform = KeySwitchKey::uniform_halves(&ring, shape, key.seed());
         let mut sums = [vec![BigInt::ZERO; n], vec![BigInt::ZERO; n]];
-        for (d, primes) in reduced.primes()[..level].chunks(shape.digit).enumerate() {
-            let digit: Poly = x.iter().map(|c| centred(c, &product(primes))).collect();
+        for (d, primes) in own.chunks(shape.digit).enumerate() {
+            let primes: Vec<u64> = primes.iter().copied().filter(|p| at_level.contains(p)).collect();
+            let digit: Poly = x.iter().map(|c| centred(c, &product(&primes))).collect();
             for (sum, halves) in sums.iter_mut().zip([key.body(), &uniform]) {
                 let mut half = RnsPoly::zero(n, present.len());
                 for (i, &limb) in present.iter().enumerate() {
@@ -136,7 +148,7 @@ impl Textbook {
         sums
     }
 
-    /// `sum_i sigma_i(c_i)` divided by P (and the top prime), rounded to nearest.
+    /// `sum_i sigma_i(c_i)` divided by P (and rescaled), rounded to nearest.
     fn switched(
         &self,
         terms: &[(Galois, &Ciphertext)],
@@ -144,7 +156,7 @@ impl Textbook {
         shape: KeyShape,
         rescale: bool,
     ) -> [Poly; 2] {
-        let (n, level, all) = (self.parameters.n(), terms[0].1.level(), self.parameters.levels());
+        let (n, level, all) = (self.parameters.n(), terms[0].1.level(), self.parameters.pool());
         let primes = self.parameters.ring().primes();
         let p = product(&primes[all..all + shape.specials]);
         let mut sums = [vec![BigInt::ZERO; n], vec![BigInt::ZERO; n]];
@@ -161,11 +173,9 @@ impl Textbook {
                 }
             }
         }
-        let (total, divisor) = match rescale {
-            false => (self.modulus(level) * &p, p),
-            true => (self.modulus(level) * &p, p * primes[level - 1]),
-        };
-        sums.map(|sum| sum.iter().map(|x| divide(&centred(x, &total), &divisor)).collect())
+        let total = self.modulus(level) * &p;
+        let [added, dropped] = if rescale { self.swap(level) } else { [BigInt::from(1), BigInt::from(1)] };
+        sums.map(|sum| sum.iter().map(|x| divide(&(centred(x, &total) * &added), &(&p * &dropped))).collect())
     }
 }
 
@@ -187,15 +197,40 @@ fn every_operation_agrees_with_big_integers() {
         let s: Poly = secret.to_bytes().iter().flat_map(two_bits).map(BigInt::from).collect();
         assert!(s.iter().any(|c| *c == BigInt::from(-1)) && s.iter().all(|c| *c >= BigInt::from(-1)));
         let t = Textbook { parameters, secret, s };
-        check(&t, digit, &random);
+        let highest = t.parameters.levels();
+        check(&t, digit, random.range(2, highest), highest, &random);
     }
 }
 
-fn check(t: &Textbook, digit: usize, random: &Random) {
-    let (ring, n) = (t.parameters.ring(), t.parameters.n());
+#[test]
+fn every_operation_agrees_with_big_integers_where_primes_are_swapped() {
+    let random = Random::new("swapped primes in the textbook", 22);
+    let kernels = Kernel::all_available();
+    for round in 0..6usize {
+        let (digit, log_n) = (1 + round % 3, 4 + (round % 3) as u32);
+        let q = distinct_primes(log_n, &[50, 49, 48, 30, 20, 35, 17], &[]);
+        let p = distinct_primes(log_n, &[49, 50, 47][..digit], &q);
+        // 67, 119, 154, 182, 199 and 232 bits; orders differ, several primes are swapped at once, keys serve levels below the next.
+        let levels = [&[0, 6][..], &[0, 1, 4], &[4, 1, 0, 5], &[0, 2, 1, 5], &[0, 1, 2, 5, 6], &[2, 3, 4, 5, 1, 0]];
+        let levels = levels.map(<[usize]>::to_vec).to_vec();
+        let spec = ParameterSpec::insecure_for_tests(log_n, q, p).with_levels(levels);
+        let parameters = Parameters::new(spec, kernels[round % kernels.len()]).unwrap();
+        let secret = SecretKey::generate(&parameters).unwrap();
+        let two_bits = |byte: &u8| [0, 2, 4, 6].map(|shift| [0, 1, -2, -1][usize::from(byte >> shift & 3)]);
+        let s: Poly = secret.to_bytes().iter().flat_map(two_bits).map(BigInt::from).collect();
+        let t = Textbook { parameters, secret, s };
+        for level in 2..=6 {
+            for key_level in (level..=6).filter(|&key| t.parameters.limbs_within(level, key).is_some()) {
+                check(&t, digit, level, key_level, &random);
+            }
+        }
+    }
+}
+
+fn check(t: &Textbook, digit: usize, level: usize, key_level: usize, random: &Random) {
+    let (ring, n) = (t.parameters.ring_of(level).unwrap(), t.parameters.n());
     let (encoder, evaluator) = (Encoder::new(&t.parameters), Evaluator::new(&t.parameters));
-    let shape = KeyShape { level: t.parameters.levels(), specials: digit, digit };
-    let level = random.range(2, shape.level);
+    let shape = KeyShape { level: key_level, specials: digit, digit };
     let q = t.modulus(level);
     let scale = f64::from(1u32 << 20);
     let plain = [0; 2].map(|_| encoder.encode(&random.slots(n / 2), scale, level).unwrap());
@@ -236,7 +271,7 @@ fn check(t: &Textbook, digit: usize, random: &Random) {
 
     // decryption of degree 2: exact phase, f64 coefficients to its precision
     let phase = add(&tt[0], &multiply(&add(&tt[1], &multiply(&tt[2], &t.s)), &t.s));
-    assert_equal(&lift_coefficients(&ring.primes()[..level], &t.secret.decrypt_phase(&tensor).unwrap()), &phase, &q);
+    assert_equal(&lift_coefficients(&ring.primes(), &t.secret.decrypt_phase(&tensor).unwrap()), &phase, &q);
     for (x, f) in phase.iter().zip(t.secret.decrypt_coefficients(&tensor).unwrap()) {
         let exact: f64 = centred(x, &q).to_string().parse().unwrap();
         assert!((f * tensor.scale - exact).abs() <= exact.abs() * 1e-14, "{f} instead of {exact}");
@@ -244,16 +279,21 @@ fn check(t: &Textbook, digit: usize, random: &Random) {
 
     // approximate operations: within one unit of exact rounding
     let rescaled = evaluator.rescale(a).unwrap();
-    let (lower, top) = (t.modulus(level - 1), BigInt::from(ring.primes()[level - 1]));
+    let (lower, [added, dropped]) = (t.modulus(level - 1), t.swap(level));
     for (found, exact) in t.components(&rescaled).iter().zip(&ta) {
-        let expected: Poly = exact.iter().map(|x| divide(x, &top)).collect();
+        let expected: Poly = exact.iter().map(|x| divide(&(x * &added), &dropped)).collect();
         assert_within_one(found, &expected, &lower);
     }
     let elements = [0; 2].map(|_| random.galois(n / 2));
     let ids =
         elements.iter().flat_map(|&g| [KeyId::new(g, 1), KeyId::new(g, 2)]).chain([KeyId::new(Galois::IDENTITY, 2)]);
-    let textbook_keys: Vec<KeySwitchKey> =
-        ids.filter(|id| id.check(&t.parameters).is_ok()).map(|id| t.secret.switch_key(id, shape).unwrap()).collect();
+    // The elements may be equal, or the identity.
+    let ids: BTreeSet<KeyId> = ids.collect();
+    let textbook_keys: Vec<KeySwitchKey> = ids
+        .into_iter()
+        .filter(|id| id.check(&t.parameters).is_ok())
+        .map(|id| t.secret.switch_key(id, shape).unwrap())
+        .collect();
     let keys: EvaluationKeys = textbook_keys.iter().map(|key| key.prepare(&t.parameters).unwrap()).collect();
     let compare = |found: &Ciphertext, expected: [Poly; 2], q: &BigInt| {
         for (x, y) in t.components(found).iter().zip(&expected) {

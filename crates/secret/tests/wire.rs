@@ -6,7 +6,8 @@ mod common;
 use common::{Random, Setup};
 use std::collections::BTreeSet;
 use subrosa_fhe::{
-    Ciphertext, FheError, Galois, KeyId, KeyShape, KeySwitchKey, Parameters, PublicKey, SeededCiphertext, wire,
+    Ciphertext, FheError, Galois, Kernel, KeyId, KeyShape, KeySwitchKey, ParameterSpec, Parameters, PublicKey,
+    SeededCiphertext, wire,
 };
 
 /// Reads bytes of one kind and writes them again.
@@ -81,6 +82,25 @@ fn every_kind_survives_its_bytes_and_damage_is_refused_or_harmless() {
                 assert!(again == bad);
             }
         }
+    }
+}
+
+#[test]
+fn every_kind_survives_its_bytes_where_primes_are_swapped() {
+    let random = Random::new("wire with swapped primes", 34);
+    let q = common::distinct_primes(4, &[41, 30, 45, 20], &[]);
+    let p = common::distinct_primes(4, &[45, 46], &q);
+    let spec = ParameterSpec::insecure_for_tests(4, q, p).with_levels(vec![vec![3], vec![2, 3], vec![1, 0, 2]]);
+    let s = Setup::new(Parameters::new(spec, Kernel::active().unwrap()).unwrap());
+    for (bytes, header, rewrite) in examples(&s, &random) {
+        assert!(rewrite(&s.parameters, &bytes).unwrap() == bytes);
+        // Another level has other lengths, or other primes.
+        let mut bad = bytes.clone();
+        bad[6] = 1;
+        assert!(rewrite(&s.parameters, &bad).is_err());
+        let mut large = bytes.clone();
+        large[header..header + 6].fill(0xff);
+        assert!(matches!(rewrite(&s.parameters, &large), Err(FheError::Wire { .. })));
     }
 }
 

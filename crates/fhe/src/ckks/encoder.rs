@@ -70,22 +70,22 @@ impl Encoder {
         }
         let largest = scaled.iter().fold(0.0f64, |max, c| max.max(c.abs()));
         // The margin covers the rounding of the product of primes.
-        let half_modulus =
-            (0..level).map(|i| self.parameters.ring().modulus(i).value() as f64).product::<f64>() * (0.5 - 1e-12);
+        let ring = self.parameters.ring_of(level)?;
+        let limbs = ring.limbs();
+        let half_modulus = (0..limbs).map(|i| ring.modulus(i).value() as f64).product::<f64>() * (0.5 - 1e-12);
         let bound = half_modulus.min(MAX_COEFFICIENT);
         if largest >= bound {
             return Err(FheError::Overflow { log2_value: largest.log2(), log2_bound: bound.log2(), level });
         }
-        let ring = self.parameters.ring();
         let mut poly = if largest < 9.0e18 {
             let words: Vec<i64> = scaled.iter().map(|&c| c as i64).collect();
-            ring.from_signed(&words, level)
+            ring.from_signed(&words, limbs)
         } else {
             let words: Vec<i128> = scaled.iter().map(|&c| c as i128).collect();
-            ring.from_i128(&words, level)
+            ring.from_i128(&words, limbs)
         };
         ring.forward(&mut poly);
-        Ok(Plaintext { poly, scale })
+        Ok(Plaintext { poly, scale, level })
     }
 
     /// The plaintext of one real constant in every slot; cheaper than [`Self::encode`]. Errors as there.

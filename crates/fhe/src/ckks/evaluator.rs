@@ -35,7 +35,7 @@ impl Evaluator {
     /// `a += b`; levels and scales equal, degrees may differ.
     pub fn add_assign(&self, a: &mut Ciphertext, b: &Ciphertext) -> Result<(), FheError> {
         self.check_sum("add", a, b)?;
-        let ring = self.parameters.ring();
+        let ring = self.parameters.ring_of(a.level)?;
         for (x, y) in a.components.iter_mut().zip(&b.components) {
             ring.add_assign(x, y);
         }
@@ -47,7 +47,7 @@ impl Evaluator {
     /// `a -= b`; levels and scales equal, degrees may differ.
     pub fn sub_assign(&self, a: &mut Ciphertext, b: &Ciphertext) -> Result<(), FheError> {
         self.check_sum("subtract", a, b)?;
-        let ring = self.parameters.ring();
+        let ring = self.parameters.ring_of(a.level)?;
         for (x, y) in a.components.iter_mut().zip(&b.components) {
             ring.sub_assign(x, y);
         }
@@ -63,7 +63,7 @@ impl Evaluator {
         self.check_plain("add plaintext", a.level(), plaintext)?;
         check_same_scale("add plaintext", a.scale, plaintext.scale)?;
         if let Some(c0) = a.components.first_mut() {
-            self.parameters.ring().add_assign(c0, &plaintext.poly);
+            self.parameters.ring_of(plaintext.level)?.add_assign(c0, &plaintext.poly);
         }
         Ok(())
     }
@@ -71,7 +71,8 @@ impl Evaluator {
     /// `a = -a`.
     pub fn neg_assign(&self, a: &mut Ciphertext) -> Result<(), FheError> {
         a.check(&self.parameters)?;
-        a.components.iter_mut().for_each(|c| self.parameters.ring().neg_assign(c));
+        let ring = self.parameters.ring_of(a.level)?;
+        a.components.iter_mut().for_each(|c| ring.neg_assign(c));
         Ok(())
     }
 
@@ -103,8 +104,8 @@ impl Evaluator {
         }
         let degree = terms.iter().map(|(a, _)| a.degree()).max().unwrap_or(0);
         let pairs = |k| terms.iter().filter_map(|(a, p)| Some((a.components.get::<usize>(k)?, &p.poly))).collect();
-        let components = self.parameters.ring_dots(level, &(0..=degree).map(pairs).collect::<Vec<_>>());
-        Ok(Ciphertext { components, scale })
+        let components = self.parameters.ring_dots(level, &(0..=degree).map(pairs).collect::<Vec<_>>())?;
+        Ok(Ciphertext { components, scale, level })
     }
 
     /// `sum_i a_i * b_i`, not relinearized; one lazy sum per output word. All levels equal, all products of equal scale; the
@@ -133,19 +134,20 @@ impl Evaluator {
                 }
             }
         }
-        let components = self.parameters.ring_dots(level, &pairs);
-        Ok(Ciphertext { components, scale })
+        let components = self.parameters.ring_dots(level, &pairs)?;
+        Ok(Ciphertext { components, scale, level })
     }
 
     /// `a *= X^power` (power modulo 2N). `X^(N/2)` multiplies every slot by i; multiples of N/2 cost one pass.
     pub fn mul_monomial_assign(&self, a: &mut Ciphertext, power: usize) -> Result<(), FheError> {
         a.check(&self.parameters)?;
-        let (n, ring, level) = (self.parameters.n(), self.parameters.ring(), a.level());
+        let (n, ring) = (self.parameters.n(), self.parameters.ring_of(a.level)?);
+        let limbs = ring.limbs();
         let power = power % (2 * n);
         if power.is_multiple_of(n / 2) {
             // X^(N/2) is psi^(N/2) at the points 5^j and its negative, the conjugate, at the points -5^j.
             for c in &mut a.components {
-                for i in 0..level {
+                for i in 0..limbs {
                     let (table, q) = (ring.table(i), ring.modulus(i));
                     let value = q.pow(table.root(), power as u64);
                     let conjugate = q.pow(table.root(), (2 * n - power) as u64);
@@ -160,36 +162,63 @@ impl Evaluator {
         if let Some(c) = signed.get_mut(power % n) {
             *c = if power < n { 1 } else { -1 };
         }
-        let mut monomial = ring.from_signed(&signed, level);
+        let mut monomial = ring.from_signed(&signed, limbs);
         ring.forward(&mut monomial);
         a.components.iter_mut().for_each(|c| ring.mul_assign(c, &monomial));
         Ok(())
     }
 
-    /// The same message modulo fewer primes; the scale stays.
+    /// The same message modulo fewer primes; the scale stays. The lower level must have no other primes: see [`Self::to_level`].
     pub fn drop_level(&self, a: &Ciphertext, level: usize) -> Result<Ciphertext, FheError> {
         a.check(&self.parameters)?;
         if level == 0 || level > a.level() {
             return Err(FheError::Level { operation: "drop level", expected: a.level(), found: level });
         }
-        let mut dropped = a.clone();
-        dropped.components.iter_mut().for_each(|c| c.truncate(level));
-        Ok(dropped)
+        let places = self.parameters.limbs_within(level, a.level);
+        let places = places.ok_or(FheError::Primes { operation: "drop level", from: a.level, to: level })?;
+        let lower = |c: &RnsPoly| {
+            let mut lower = RnsPoly::unspecified(c.n(), places.len());
+            for (limb, &place) in lower.limbs_iter_mut().zip(&places) {
+                limb.copy_from_slice(c.limb(place));
+            }
+            lower
+        };
+        Ok(Ciphertext { components: a.components.iter().map(lower).collect(), scale: a.scale, level })
     }
 
-    /// Divides by the highest prime, rounding; the scale is divided by exactly that prime. Needs level 2 or more.
+    /// The same message at any lower level. Where that has no other primes, it is [`Self::drop_level`]; else the ciphertext is
+    /// multiplied by the integer nearest to D/A and divided by D/A, D being the product of the primes that are dropped and A
+    /// that of those added. The scale changes by the quotient of both, the noise by one rounding.
+    pub fn to_level(&self, a: &Ciphertext, level: usize) -> Result<Ciphertext, FheError> {
+        a.check(&self.parameters)?;
+        if level == 0 || level > a.level {
+            return Err(FheError::Level { operation: "change of level", expected: a.level, found: level });
+        }
+        if self.parameters.limbs_within(level, a.level).is_some() {
+            return self.drop_level(a, level);
+        }
+        let (mut components, mut scale) = (Vec::with_capacity(a.components.len()), a.scale);
+        for component in &a.components {
+            let (lower, growth) = self.switcher.divide_to(component, a.level, level)?;
+            components.push(lower);
+            scale = a.scale * growth;
+        }
+        Ok(Ciphertext { components, scale, level })
+    }
+
+    /// To the level below: multiplies by the primes that only that one has and divides by those that only the level itself has (the
+    /// highest, if no primes are swapped), rounding; the scale is divided by exactly [`Parameters::rescale_factor`]. Needs level 2 or more.
     pub fn rescale(&self, a: &Ciphertext) -> Result<Ciphertext, FheError> {
         a.check(&self.parameters)?;
-        let components = a.components.iter().map(|c| self.switcher.rescale(c)).collect::<Result<_, _>>()?;
-        Ok(Ciphertext { components, scale: self.rescaled(a.level(), a.scale)? })
+        let components = a.components.iter().map(|c| self.switcher.rescale(c, a.level)).collect::<Result<_, _>>()?;
+        let (level, scale) = self.rescaled(a.level, a.scale)?;
+        Ok(Ciphertext { components, scale, level })
     }
 
-    /// The scale after dropping the highest prime at `level`.
-    pub(super) fn rescaled(&self, level: usize, scale: f64) -> Result<f64, FheError> {
-        let top = self.parameters.ciphertext_modulus(level.wrapping_sub(1));
-        let top =
-            top.ok_or(FheError::Level { operation: "rescale", expected: self.parameters.levels(), found: level })?;
-        Ok(scale / top.value() as f64)
+    /// Level and scale after a rescale from `level`.
+    pub(super) fn rescaled(&self, level: usize, scale: f64) -> Result<(usize, f64), FheError> {
+        let factor = self.parameters.rescale_factor(level)?;
+        Ok((level.saturating_sub(1), scale / factor))
     }
 
     fn check_sum(&self, operation: &'static str, a: &Ciphertext, b: &Ciphertext) -> Result<(), FheError> {
@@ -208,10 +237,11 @@ impl Evaluator {
 
 impl Parameters {
     /// For each list of pairs, `sum_i x_i * y_i` in NTT form at `level`. Limb by limb, so that what the sums share stays in the caches.
-    pub(super) fn ring_dots(&self, level: usize, sums: &[Vec<(&RnsPoly, &RnsPoly)>]) -> Vec<RnsPoly> {
-        let mut out: Vec<RnsPoly> = sums.iter().map(|_| RnsPoly::unspecified(self.n(), level)).collect();
-        for i in 0..level {
-            let table = self.ring().table(i);
+    pub(super) fn ring_dots(&self, level: usize, sums: &[Vec<(&RnsPoly, &RnsPoly)>]) -> Result<Vec<RnsPoly>, FheError> {
+        let ring = self.ring_of(level)?;
+        let mut out: Vec<RnsPoly> = sums.iter().map(|_| RnsPoly::unspecified(self.n(), ring.limbs())).collect();
+        for i in 0..ring.limbs() {
+            let table = ring.table(i);
             for (sum, pairs) in out.iter_mut().zip(sums) {
                 let limbs: Vec<(&[u64], &[u64])> = pairs.iter().map(|(x, y)| (x.limb(i), y.limb(i))).collect();
                 let mut chunks = limbs.chunks(MAX_LAZY_PRODUCTS);
@@ -219,7 +249,7 @@ impl Parameters {
                 chunks.for_each(|chunk| table.dot_add_assign(sum.limb_mut(i), chunk));
             }
         }
-        out
+        Ok(out)
     }
 }
 

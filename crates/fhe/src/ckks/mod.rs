@@ -15,21 +15,23 @@ use subrosa_ring::RnsPoly;
 /// An encoded message.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plaintext {
-    /// NTT form over `q_0 .. q_{level-1}`.
+    /// NTT form over the primes of `level`.
     pub poly: RnsPoly,
     /// What the message was multiplied by.
     pub scale: f64,
+    /// The level, which says what primes the limbs belong to.
+    pub level: usize,
 }
 
 impl Plaintext {
-    /// Number of ciphertext primes.
+    /// The level.
     pub fn level(&self) -> usize {
-        self.poly.limbs()
+        self.level
     }
 }
 
 impl PublicKey {
-    /// Encrypts a plaintext at the plaintext's level. `rng` must be cryptographic and freshly seeded by the system.
+    /// Encrypts a plaintext at the plaintext's level, whose primes the key must have. `rng` must be cryptographic and freshly seeded by the system.
     pub fn encrypt<R: CryptoRng>(
         &self,
         parameters: &Parameters,
@@ -37,7 +39,7 @@ impl PublicKey {
         rng: &mut R,
     ) -> Result<Ciphertext, FheError> {
         check_scale("plaintext", plaintext.scale)?;
-        let components = self.encrypt_polynomial(parameters, &plaintext.poly, 1, rng)?;
-        Ok(Ciphertext { components: components.into(), scale: plaintext.scale })
+        let components = self.encrypt_polynomial(parameters, &plaintext.poly, plaintext.level, 1, rng)?;
+        Ok(Ciphertext { components: components.into(), scale: plaintext.scale, level: plaintext.level })
     }
 }

@@ -8,7 +8,7 @@ use subrosa_ring::{Galois, RnsPoly};
 
 impl Evaluator {
     /// Brings a ciphertext of degree 2 to 4 back to degree 1 with the keys (identity, 2), (identity, 3), ...; with `rescale`
-    /// the division by the highest prime is part of the same rounding.
+    /// the division of a rescale is part of the same rounding.
     pub fn relinearize(&self, a: &Ciphertext, keys: &EvaluationKeys, rescale: bool) -> Result<Ciphertext, FheError> {
         a.check(&self.parameters)?;
         if a.degree() < 2 {
@@ -17,7 +17,7 @@ impl Evaluator {
         self.giant_sum(&[(Galois::IDENTITY, a)], keys, rescale)
     }
 
-    /// `a * b`, slot by slot, relinearised, and with `rescale` divided by the highest prime in the same rounding: the same as
+    /// `a * b`, slot by slot, relinearised, and with `rescale` rescaled in the same rounding: the same as
     /// [`Self::mul`] and [`Self::relinearize`], but the product of degree 2 is never whole in memory.
     pub fn mul_relinearize(
         &self,
@@ -33,10 +33,10 @@ impl Evaluator {
         b.check(&self.parameters)?;
         check_level("multiply", a.level(), b.level())?;
         let (level, scale) = (a.level(), a.scale * b.scale);
-        let key = keys.get(KeyId::new(Galois::IDENTITY, 2))?;
-        let mut square = self.parameters.ring_dots(level, &[vec![(a1, b1)]]);
+        let key = keys.get_for(KeyId::new(Galois::IDENTITY, 2), level)?;
+        let mut square = self.parameters.ring_dots(level, &[vec![(a1, b1)]])?;
         let square = square.pop().ok_or(FheError::Empty { operation: "multiply" })?;
-        let digits = self.decompose(&square, key.shape())?;
+        let digits = self.decompose(&square, level, key.shape())?;
         let switch = Switch {
             level,
             products: &[(Galois::IDENTITY, &digits, key)],
@@ -45,8 +45,8 @@ impl Evaluator {
             rescale,
         };
         let components = self.switcher.switch(&switch)?.into();
-        let scale = if rescale { self.rescaled(level, scale)? } else { scale };
-        Ok(Ciphertext { components, scale })
+        let (level, scale) = if rescale { self.rescaled(level, scale)? } else { (level, scale) };
+        Ok(Ciphertext { components, scale, level })
     }
 
     /// Applies an automorphism (rotation of the slots, conjugation) to a ciphertext of degree at most 1.
@@ -83,7 +83,7 @@ impl Evaluator {
     }
 
     /// `sum_i sigma_{g_i}(a_i)` for ciphertexts of any degree: the component of `s^k` is switched with the key (g_i, k), all in
-    /// one accumulator with one division by the special primes, and by the highest ciphertext prime as well if `rescale`.
+    /// one accumulator with one division by the special primes, which rescales as well if `rescale`.
     ///
     /// All levels and scales equal; all keys with the same special primes. The identity needs no key for degree 1.
     pub fn giant_sum(
@@ -102,7 +102,7 @@ impl Evaluator {
             check_level(operation, level, a.level())?;
             check_same_scale(operation, scale, a.scale)?;
             for id in (1..=a.degree()).filter_map(|power| needed_key(*galois, power)) {
-                used.push(keys.get(id)?);
+                used.push(keys.get_for(id, level)?);
             }
         }
         let shape = common_shape(&used)?;
@@ -112,7 +112,8 @@ impl Evaluator {
             for (power, component) in a.components.iter().enumerate() {
                 match (needed_key(*galois, power), shape) {
                     (Some(id), Some(shape)) => {
-                        decomposed.push((*galois, self.decompose(component, shape)?, keys.get(id)?));
+                        let digits = self.decompose(component, level, shape)?;
+                        decomposed.push((*galois, digits, keys.get_for(id, level)?));
                     }
                     _ => direct.push((power, component, *galois)),
                 }
@@ -121,13 +122,13 @@ impl Evaluator {
         let products: Vec<_> = decomposed.iter().map(|(galois, digits, key)| (*galois, digits, *key)).collect();
         let switch = Switch { level, products: &products, direct: &direct, multiplied: &[], rescale };
         let components = self.switcher.switch(&switch)?.into();
-        let scale = if rescale { self.rescaled(level, scale)? } else { scale };
-        Ok(Ciphertext { components, scale })
+        let (level, scale) = if rescale { self.rescaled(level, scale)? } else { (level, scale) };
+        Ok(Ciphertext { components, scale, level })
     }
 
-    /// The digits of a polynomial in NTT form, for [`crate::rlwe::KeySwitcher::switch`].
-    pub fn decompose<'p>(&self, poly: &'p RnsPoly, shape: KeyShape) -> Result<Digits<'p>, FheError> {
-        self.switcher.decompose(poly, shape)
+    /// The digits of a polynomial in NTT form at `level`, for [`crate::rlwe::KeySwitcher::switch`].
+    pub fn decompose<'p>(&self, poly: &'p RnsPoly, level: usize, shape: KeyShape) -> Result<Digits<'p>, FheError> {
+        self.switcher.decompose(poly, level, shape)
     }
 
     fn check_linear(&self, operation: &'static str, a: &Ciphertext) -> Result<(), FheError> {
@@ -157,12 +158,12 @@ impl Evaluator {
         let mut found = Vec::with_capacity(elements.len());
         for &galois in elements {
             self.check_galois(galois)?;
-            found.push(needed_key(galois, a.degree()).map(|id| keys.get(id)).transpose()?);
+            found.push(needed_key(galois, a.degree()).map(|id| keys.get_for(id, a.level)).transpose()?);
         }
         let used: Vec<&PreparedKey> = found.iter().copied().flatten().collect();
         let shape = common_shape(&used)?;
         let digits = match (shape, a.components.get(1)) {
-            (Some(shape), Some(c1)) => Some(self.decompose(c1, shape)?),
+            (Some(shape), Some(c1)) => Some(self.decompose(c1, a.level, shape)?),
             _ => None,
         };
         Ok(Hoisted { keys: found, digits })
@@ -185,7 +186,7 @@ impl Evaluator {
         }
         let switch = Switch { level: a.level(), products: &products, direct: &direct, multiplied: &[], rescale: false };
         let components = self.switcher.switch(&switch)?.into();
-        Ok(Ciphertext { components, scale: a.scale })
+        Ok(Ciphertext { components, scale: a.scale, level: a.level })
     }
 }
 

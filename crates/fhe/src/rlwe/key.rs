@@ -49,7 +49,7 @@ impl fmt::Display for KeyId {
     }
 }
 
-/// A hybrid key-switching key (Han-Ki 2019/688, section 3). Digit `d` encrypts, over `q_0 .. q_{level-1}, p_0 .. p_{specials-1}`,
+/// A hybrid key-switching key (Han-Ki 2019/688, section 3). Digit `d` encrypts, over the primes of its level and `p_0 .. p_{specials-1}`,
 /// the source secret times `P = p_0 ... p_{specials-1}` on the limbs of that digit and zero on all others:
 /// `body_d + uniform_d * s = e_d + P * [d] * sigma_g(s^power)`.
 ///
@@ -71,7 +71,8 @@ impl KeySwitchKey {
 
     /// The uniform half of every digit: stream domain `d` of the seed, in the key's own ring.
     pub fn uniform_halves(ring: &Ring, shape: KeyShape, seed: &[u8; 32]) -> Vec<RnsPoly> {
-        (0..shape.digits()).map(|d| ring.uniform(ring.limbs(), seed, d as u64)).collect()
+        let digits = shape.digits_at(ring.limbs().saturating_sub(shape.specials));
+        (0..digits).map(|d| ring.uniform(ring.limbs(), seed, d as u64)).collect()
     }
 
     /// Builds a key from its bodies (NTT form, one per digit) and the seed of the uniform halves.
@@ -84,8 +85,9 @@ impl KeySwitchKey {
     ) -> Result<Self, FheError> {
         id.check(parameters)?;
         let ring = Self::ring(parameters, shape)?;
-        if body.len() != shape.digits() {
-            return Err(FheError::Length { what: "digits of a key", expected: shape.digits(), found: body.len() });
+        let digits = parameters.digits(shape);
+        if body.len() != digits {
+            return Err(FheError::Length { what: "digits of a key", expected: digits, found: body.len() });
         }
         if body.iter().any(|b| b.n() != parameters.n() || b.limbs() != ring.limbs()) {
             return Err(FheError::UnfitKey { id, reason: "its polynomials belong to another ring".into() });
@@ -116,12 +118,14 @@ impl KeySwitchKey {
     /// Expands the uniform halves and packs the key for products.
     pub fn prepare(&self, parameters: &Parameters) -> Result<PreparedKey, FheError> {
         let ring = Self::ring(parameters, self.shape)?;
-        let mut halves = WeightStream::zeroed(&ring, ring.limbs(), 1, self.shape.digits());
+        let mut halves = WeightStream::zeroed(&ring, ring.limbs(), 1, parameters.digits(self.shape));
         let uniform = Self::uniform_halves(&ring, self.shape, &self.seed);
         for (digit, (body, uniform)) in self.body.iter().zip(&uniform).enumerate() {
             halves.write(digit, &[[body, uniform]]);
         }
-        Ok(PreparedKey { id: self.id, shape: self.shape, halves })
+        let serves = |level| parameters.limbs_within(level, self.shape.level).is_some();
+        let serves = (1..=self.shape.level).map(serves).collect();
+        Ok(PreparedKey { id: self.id, shape: self.shape, serves, halves })
     }
 }
 
@@ -129,6 +133,8 @@ impl KeySwitchKey {
 pub struct PreparedKey {
     id: KeyId,
     shape: KeyShape,
+    /// For each level from 1 on whether the key has its primes.
+    serves: Vec<bool>,
     halves: WeightStream,
 }
 
@@ -148,13 +154,21 @@ impl PreparedKey {
         self.halves.packed_bytes()
     }
 
-    /// Whether the key belongs to the ring of `level` ciphertext primes and its special primes.
-    pub(crate) fn fits(&self, extended: &Ring, level: usize) -> bool {
+    /// Whether the key has all primes of a level, as has any at or above it in a chain without swaps.
+    pub fn serves(&self, level: usize) -> bool {
+        level.checked_sub(1).and_then(|index| self.serves.get(index)).copied().unwrap_or(false)
+    }
+
+    /// Whether the key belongs to this ring of a level's primes and the key's special primes.
+    pub(crate) fn fits(&self, extended: &Ring) -> bool {
         let ring = self.halves.ring();
-        let special = |of: &Ring, level: usize| of.primes().split_off(level.min(of.limbs()));
-        ring.n() == extended.n()
-            && (0..level).all(|i| ring.modulus(i) == extended.modulus(i))
-            && special(ring, self.shape.level) == special(extended, level)
+        let split = |of: &Ring| {
+            let mut primes = of.primes();
+            let special = primes.split_off(primes.len().saturating_sub(self.shape.specials));
+            (primes, special)
+        };
+        let ((own, own_special), (primes, special)) = (split(ring), split(extended));
+        ring.n() == extended.n() && own_special == special && primes.iter().all(|q| own.contains(q))
     }
 
     /// Term d holds body and uniform half of digit d.
@@ -163,16 +177,16 @@ impl PreparedKey {
     }
 }
 
-/// Ring over the first `level` ciphertext primes, then the first `specials` special primes.
+/// Ring over the ciphertext primes of `level`, then the first `specials` special primes.
 pub(crate) fn extended_ring(parameters: &Parameters, level: usize, specials: usize) -> Ring {
-    let all = parameters.levels();
-    let limbs: Vec<usize> = (0..level).chain(all..all + specials).collect();
+    let all = parameters.pool();
+    let limbs: Vec<usize> = parameters.level_limbs(level).iter().copied().chain(all..all + specials).collect();
     parameters.ring().select(&limbs)
 }
 
-/// A set of prepared keys, one per [`KeyId`].
+/// A set of prepared keys, one per [`KeyId`] and level.
 #[derive(Default)]
-pub struct EvaluationKeys(BTreeMap<KeyId, PreparedKey>);
+pub struct EvaluationKeys(BTreeMap<(KeyId, usize), PreparedKey>);
 
 impl EvaluationKeys {
     /// The empty set.
@@ -180,17 +194,28 @@ impl EvaluationKeys {
         Self::default()
     }
 
-    /// Adds a key; returns the one it replaces.
+    /// Adds a key; returns the one of the same id and level, which it replaces.
     pub fn insert(&mut self, key: PreparedKey) -> Option<PreparedKey> {
-        self.0.insert(key.id(), key)
+        self.0.insert((key.id(), key.shape().level), key)
     }
 
-    /// The key for `id`, or [`FheError::MissingKey`].
-    pub fn get(&self, id: KeyId) -> Result<&PreparedKey, FheError> {
-        self.0.get(&id).ok_or(FheError::MissingKey(id))
+    /// The key for `id` of the least level that has all primes of `level`. [`FheError::MissingKey`] if there is no key for `id`,
+    /// [`FheError::UnfitKey`] if none of them has the primes.
+    pub fn get_for(&self, id: KeyId, level: usize) -> Result<&PreparedKey, FheError> {
+        let mut of_id = self.0.range((id, 0)..=(id, usize::MAX)).map(|(_, key)| key).peekable();
+        if of_id.peek().is_none() {
+            return Err(FheError::MissingKey(id));
+        }
+        of_id.find(|key| key.serves(level)).ok_or_else(|| {
+            let levels: Vec<usize> = self.iter().filter(|key| key.id() == id).map(|key| key.shape().level).collect();
+            FheError::UnfitKey {
+                id,
+                reason: format!("no key has the primes of level {level}; they are at levels {levels:?}"),
+            }
+        })
     }
 
-    /// All keys, ordered by id.
+    /// All keys, ordered by id and level.
     pub fn iter(&self) -> impl Iterator<Item = &PreparedKey> {
         self.0.values()
     }
@@ -206,8 +231,17 @@ impl EvaluationKeys {
     }
 }
 
+impl IntoIterator for EvaluationKeys {
+    type Item = PreparedKey;
+    type IntoIter = std::collections::btree_map::IntoValues<(KeyId, usize), PreparedKey>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_values()
+    }
+}
+
 impl FromIterator<PreparedKey> for EvaluationKeys {
     fn from_iter<I: IntoIterator<Item = PreparedKey>>(keys: I) -> Self {
-        Self(keys.into_iter().map(|k| (k.id(), k)).collect())
+        Self(keys.into_iter().map(|k| ((k.id(), k.shape().level), k)).collect())
     }
 }

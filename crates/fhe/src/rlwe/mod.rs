@@ -15,19 +15,21 @@ use subrosa_ring::RnsPoly;
 /// Highest degree of a ciphertext.
 pub const MAX_DEGREE: usize = 4;
 
-/// Components in NTT form over `q_0 .. q_{level-1}`; the phase `sum_k c_k s^k` is the message, times `scale`, plus noise.
+/// Components in NTT form over the primes of `level`; the phase `sum_k c_k s^k` is the message, times `scale`, plus noise.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ciphertext {
     /// `c_0 .. c_degree`, all at one level.
     pub components: Vec<RnsPoly>,
     /// What the message was multiplied by.
     pub scale: f64,
+    /// The level, which says what primes the limbs belong to.
+    pub level: usize,
 }
 
 impl Ciphertext {
-    /// Number of ciphertext primes left; 0 for a ciphertext without components.
+    /// The level.
     pub fn level(&self) -> usize {
-        self.components.first().map_or(0, RnsPoly::limbs)
+        self.level
     }
 
     /// Power of the secret that the last component belongs to.
@@ -58,33 +60,36 @@ pub struct SeededCiphertext {
     pub seed: [u8; 32],
     /// What the message was multiplied by.
     pub scale: f64,
+    /// The level, which says what primes the limbs belong to.
+    pub level: usize,
 }
 
 impl SeededCiphertext {
-    /// The full ciphertext: `c_1 = ring.uniform(level, seed, 0)`.
+    /// The full ciphertext: `c_1 = ring.uniform(limbs, seed, 0)` in the ring of the level.
     pub fn expand(&self, parameters: &Parameters) -> Result<Ciphertext, FheError> {
-        check_poly("seeded ciphertext", &self.body, self.body.limbs(), parameters)?;
-        let uniform = parameters.ring().uniform(self.body.limbs(), &self.seed, 0);
-        Ok(Ciphertext { components: vec![self.body.clone(), uniform], scale: self.scale })
+        check_poly("seeded ciphertext", &self.body, self.level, parameters)?;
+        let uniform = parameters.ring_of(self.level)?.uniform(self.body.limbs(), &self.seed, 0);
+        Ok(Ciphertext { components: vec![self.body.clone(), uniform], scale: self.scale, level: self.level })
     }
 
-    /// Number of ciphertext primes.
+    /// The level.
     pub fn level(&self) -> usize {
-        self.body.limbs()
+        self.level
     }
 }
 
-/// Checks that a polynomial has the ring's degree and `level` limbs, and that the level exists.
+/// Checks that a polynomial has the ring's degree and the limbs of `level`, and that the level exists.
 pub fn check_poly(what: &'static str, poly: &RnsPoly, level: usize, parameters: &Parameters) -> Result<(), FheError> {
     let bad = |reason: String| Err(FheError::Malformed { what, reason });
     if poly.n() != parameters.n() {
         return bad(format!("ring degree {} instead of {}", poly.n(), parameters.n()));
     }
-    if poly.limbs() != level {
-        return bad(format!("components of {level} and of {} limbs", poly.limbs()));
-    }
     if level == 0 || level > parameters.levels() {
         return bad(format!("level {level}; levels are 1 to {}", parameters.levels()));
+    }
+    let limbs = parameters.level_limbs(level).len();
+    if poly.limbs() != limbs {
+        return bad(format!("{} limbs where level {level} has {limbs}", poly.limbs()));
     }
     Ok(())
 }

@@ -9,7 +9,6 @@ use super::{KeyId, PreparedKey, check_poly};
 use crate::parameters::KeyShape;
 use crate::{FheError, Parameters};
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 use subrosa_ring::{BaseConverter, Galois, ModDown, NttTable, Ring, RnsPoly, TurnedProduct, WeightStream};
 
@@ -20,36 +19,34 @@ const MAX_LAZY_DIGITS: usize = 512;
 pub struct Digits<'p> {
     /// A digit's own limbs are those of the polynomial.
     poly: &'p RnsPoly,
+    level: usize,
     specials: usize,
     digit: usize,
-    digits: Vec<Digit>,
-}
-
-/// One digit: the limbs that are not its own.
-struct Digit {
-    own: Range<usize>,
-    others: RnsPoly,
+    decomposer: Arc<Decomposer>,
+    /// Of each digit the limbs that are not its own, in order; of an empty digit a limb of zeros.
+    others: Vec<RnsPoly>,
 }
 
 impl Digits<'_> {
     /// Level of the polynomial that was decomposed.
     pub fn level(&self) -> usize {
-        self.poly.limbs()
+        self.level
     }
 
-    /// All limbs of each digit.
+    /// All limbs of each digit, in order.
     fn limbs(&self) -> Vec<Vec<&[u64]>> {
-        self.digits.iter().map(|digit| digit.limbs(self.poly)).collect()
-    }
-}
-
-impl Digit {
-    /// All limbs, in order.
-    fn limbs<'a>(&'a self, poly: &'a RnsPoly) -> Vec<&'a [u64]> {
-        let own = &self.own;
-        let place = |i: usize| if i < own.start { i } else { i - own.len() };
-        let limb = |i| if own.contains(&i) { poly.limb(i) } else { self.others.limb(place(i)) };
-        (0..own.len() + self.others.limbs()).map(limb).collect()
+        let all = self.decomposer.ring.limbs();
+        let digits = self.decomposer.digits.iter().zip(&self.others);
+        digits
+            .map(|((own, converter), others)| {
+                if converter.is_none() {
+                    return vec![others.as_slice(); all];
+                }
+                let mut others = others.limbs_iter();
+                let limb = |i| if own.contains(&i) { Some(self.poly.limb(i)) } else { others.next() };
+                (0..all).filter_map(limb).collect()
+            })
+            .collect()
     }
 }
 
@@ -63,7 +60,7 @@ pub struct Switch<'a> {
     pub direct: &'a [(usize, &'a RnsPoly, Galois)],
     /// `(part, x, y)`: the product x y, which is added to part 0 or 1 of the result as it is. It is made limb by limb and not kept.
     pub multiplied: &'a [(usize, &'a RnsPoly, &'a RnsPoly)],
-    /// Whether the result is divided by the highest ciphertext prime as well, in the same rounding.
+    /// Whether the result is rescaled to the level below as well, in the same rounding.
     pub rescale: bool,
 }
 
@@ -71,26 +68,32 @@ pub struct Switch<'a> {
 struct Extension {
     level: usize,
     specials: usize,
+    /// Ciphertext primes.
+    limbs: usize,
     ring: Ring,
     /// P modulo each ciphertext prime.
     p_mod_q: Vec<u64>,
     /// Division by P; none if there are no special primes.
     mod_down: Option<ModDown>,
-    /// Division by P and the highest ciphertext prime; none at level 1.
+    /// Division by P and what a rescale drops, with what it adds; none at level 1.
     mod_down_rescale: Option<ModDown>,
 }
 
 /// How to cut a polynomial of one level into digits.
 struct Decomposer {
     ring: Ring,
-    digits: Vec<(Range<usize>, BaseConverter)>,
+    /// Limbs of each digit, and their conversion to all others; none for an empty digit.
+    digits: Vec<(Vec<usize>, Option<BaseConverter>)>,
 }
+
+/// Level, number of special primes, and the limbs of each digit.
+type Cut = (usize, usize, Vec<Vec<usize>>);
 
 /// Decomposes, multiplies by keys and divides. Shareable between threads; tables are built on first use.
 pub struct KeySwitcher {
     parameters: Parameters,
     extensions: RwLock<BTreeMap<(usize, usize), Arc<Extension>>>,
-    decomposers: RwLock<BTreeMap<(usize, usize, usize), Arc<Decomposer>>>,
+    decomposers: RwLock<BTreeMap<Cut, Arc<Decomposer>>>,
 }
 
 impl KeySwitcher {
@@ -99,37 +102,43 @@ impl KeySwitcher {
         Self { parameters: parameters.clone(), extensions: RwLock::default(), decomposers: RwLock::default() }
     }
 
-    /// The digits of `poly` (NTT form) for keys of the given special primes and digit size; `shape.level` may be above the
-    /// polynomial's level.
-    pub fn decompose<'p>(&self, poly: &'p RnsPoly, shape: KeyShape) -> Result<Digits<'p>, FheError> {
-        let level = poly.limbs();
+    /// The digits of `poly` (NTT form, at `level`) for keys of the given shape; `shape.level` may be above the polynomial's level, whose
+    /// primes it must have.
+    pub fn decompose<'p>(&self, poly: &'p RnsPoly, level: usize, shape: KeyShape) -> Result<Digits<'p>, FheError> {
+        let operation = "digit decomposition";
         check_poly("polynomial to decompose", poly, level, &self.parameters)?;
         self.parameters.check_key(shape)?;
         if shape.level < level {
-            return Err(FheError::Level { operation: "digit decomposition", expected: shape.level, found: level });
+            return Err(FheError::Level { operation, expected: shape.level, found: level });
         }
+        let cut = self.parameters.digit_limbs(shape, level);
+        let cut = cut.ok_or(FheError::Primes { operation, from: shape.level, to: level })?;
         let (n, kernel) = (self.parameters.n(), self.parameters.kernel());
-        let decomposer = self.decomposer(level, shape.specials, shape.digit)?;
-        let mut coefficients = RnsPoly::unspecified(n, level);
+        let decomposer = self.decomposer((level, shape.specials, cut))?;
+        let mut coefficients = RnsPoly::unspecified(n, poly.limbs());
         for (i, limb) in coefficients.limbs_iter_mut().enumerate() {
             decomposer.ring.table(i).inverse_into(poly.limb(i), limb);
         }
-        let limbs = level + shape.specials;
+        let limbs = decomposer.ring.limbs();
         let mut digits = Vec::with_capacity(decomposer.digits.len());
         for (own, converter) in &decomposer.digits {
-            let source: Vec<&[u64]> = own.clone().map(|i| coefficients.limb(i)).collect();
+            let Some(converter) = converter else {
+                digits.push(RnsPoly::zero(n, 1));
+                continue;
+            };
+            let source: Vec<&[u64]> = own.iter().map(|&i| coefficients.limb(i)).collect();
             let mut others = RnsPoly::unspecified(n, limbs - own.len());
             converter.convert(&source, &mut others.limbs_iter_mut().collect::<Vec<_>>(), kernel);
             let foreign = (0..limbs).filter(|i| !own.contains(i));
             for (i, limb) in foreign.zip(others.limbs_iter_mut()) {
                 decomposer.ring.table(i).forward(limb);
             }
-            digits.push(Digit { own: own.clone(), others });
+            digits.push(others);
         }
-        Ok(Digits { poly, specials: shape.specials, digit: shape.digit, digits })
+        Ok(Digits { poly, level, specials: shape.specials, digit: shape.digit, decomposer, others: digits })
     }
 
-    /// The two parts of the sum: `round((sum <sigma(digits), key> + P (sum sigma(direct) + sum x y)) / P)`, or divided by P q_top.
+    /// The two parts of the sum: `round((sum <sigma(digits), key> + P (sum sigma(direct) + sum x y)) / P)`, or rescaled as well.
     ///
     /// Limb by limb, so that the sums before the division stay in the caches; on several threads of the current rayon pool if
     /// that pays.
@@ -163,7 +172,7 @@ impl KeySwitcher {
             }
             for products in products.chunks(at_a_time) {
                 let acc = parts.each_mut().map(|part| &mut **part);
-                WeightStream::sum_turned_products(ring, limb, level, products, initial, acc);
+                WeightStream::sum_turned_products(ring, limb, products, initial, acc);
                 initial = [1; 2];
             }
         };
@@ -171,7 +180,7 @@ impl KeySwitcher {
             (false, Some(divide), _) | (true, _, Some(divide)) => Ok(divide.apply_to(produce)),
             (true, _, None) => Err(FheError::Level { operation: "rescale", expected: 2, found: level }),
             (false, None, _) => {
-                let mut sums = [(); 2].map(|()| RnsPoly::unspecified(self.parameters.n(), level));
+                let mut sums = [(); 2].map(|()| RnsPoly::unspecified(self.parameters.n(), extension.limbs));
                 let [part0, part1] = &mut sums;
                 for (limb, parts) in part0.limbs_iter_mut().zip(part1.limbs_iter_mut()).enumerate() {
                     produce(limb, parts.into());
@@ -190,9 +199,7 @@ impl KeySwitcher {
             if part > 1 {
                 return Err(FheError::Length { what: "parts of a key switch", expected: 2, found: part + 1 });
             }
-            if poly.n() != self.parameters.n() || poly.limbs() != level {
-                return Err(FheError::Level { operation, expected: level, found: poly.limbs() });
-            }
+            check_poly("operand of a key switch", poly, level, &self.parameters)?;
         }
         for (_, digits, key) in switch.products {
             let unfit = |reason: String| Err(FheError::UnfitKey { id: key.id(), reason });
@@ -202,6 +209,9 @@ impl KeySwitcher {
             if key.shape().level < level {
                 return unfit(format!("it is at level {}, the ciphertext at {level}", key.shape().level));
             }
+            let Some(cut) = self.parameters.digit_limbs(key.shape(), level) else {
+                return unfit(format!("it is at level {}, which lacks primes of level {level}", key.shape().level));
+            };
             if (key.shape().specials, key.shape().digit) != (specials, digits.digit) {
                 return unfit(format!(
                     "it has {} special primes and digits of {} limbs, this operation {specials} and {}; keys used together must agree",
@@ -210,21 +220,55 @@ impl KeySwitcher {
                     digits.digit
                 ));
             }
-            if !key.fits(&extension.ring, level) {
+            if !cut.iter().eq(digits.decomposer.digits.iter().map(|(own, _)| own)) {
+                return unfit("it cuts the ciphertext at other limbs than the keys it is used with".into());
+            }
+            if !key.fits(&extension.ring) {
                 return unfit("it belongs to another ring".into());
             }
         }
         Ok(())
     }
 
-    /// Divides by the highest prime of a polynomial in NTT form.
-    pub fn rescale(&self, poly: &RnsPoly) -> Result<RnsPoly, FheError> {
-        let level = poly.limbs();
+    /// Rescales a polynomial in NTT form from `level` to the level below.
+    pub fn rescale(&self, poly: &RnsPoly, level: usize) -> Result<RnsPoly, FheError> {
         check_poly("polynomial to rescale", poly, level, &self.parameters)?;
         match &self.extension(level, 0)?.mod_down_rescale {
             Some(divide) => Ok(divide.apply(poly)),
             None => Err(FheError::Level { operation: "rescale", expected: 2, found: level }),
         }
+    }
+
+    /// From `level` to any lower level of a polynomial in NTT form: round(c A poly / D) with D the product of the primes that only `level` has,
+    /// A that of those that only `lower` has, and `c` the integer nearest to D/A; also returns c A/D, by which the message grows.
+    pub(crate) fn divide_to(&self, poly: &RnsPoly, level: usize, lower: usize) -> Result<(RnsPoly, f64), FheError> {
+        check_poly("polynomial to divide", poly, level, &self.parameters)?;
+        let (from, to) = (self.parameters.ring_of(level)?, self.parameters.ring_of(lower)?);
+        let dropped: Vec<usize> = (0..from.limbs()).filter(|&i| to.position(from.modulus(i)).is_none()).collect();
+        let mut added = (0..to.limbs()).map(|j| to.modulus(j)).filter(|p| from.position(p).is_none());
+        // In turn, so that nothing overflows.
+        let mut ratio = 1.0;
+        for &i in &dropped {
+            ratio *= from.modulus(i).value() as f64;
+            ratio /= added.next().map_or(1.0, |a| a.value() as f64);
+        }
+        ratio = added.fold(ratio, |ratio, a| ratio / a.value() as f64);
+        // An f64 from 2^53 on is an integer: its 53 bits times a power of two.
+        let factor = ratio.round();
+        let (mut exponent, mut mantissa) = (0, factor);
+        while mantissa >= 2f64.powi(53) && exponent < 2048 {
+            (mantissa, exponent) = (mantissa / 2.0, exponent + 1);
+        }
+        if !(factor.is_finite() && factor >= 1.0) {
+            return Err(FheError::Level { operation: "change of level", expected: level, found: lower });
+        }
+        let residue = |i: usize| {
+            let q = from.modulus(i);
+            q.mul(q.reduce(mantissa as u64), q.pow(q.reduce(2), exponent))
+        };
+        let mut scaled = poly.clone();
+        from.mul_scalars_assign(&mut scaled, &(0..from.limbs()).map(residue).collect::<Vec<_>>());
+        Ok((ModDown::with_added(from, &dropped, to)?.apply(&scaled), factor / ratio))
     }
 
     fn extension(&self, level: usize, specials: usize) -> Result<Arc<Extension>, FheError> {
@@ -234,35 +278,41 @@ impl KeySwitcher {
                 self.parameters.check_key(KeyShape { level, specials, digit: 1 })?;
             }
             let ring = extended_ring(&self.parameters, level, specials);
-            let special: Vec<usize> = (level..level + specials).collect();
-            let p_mod_q = (0..level)
+            let limbs = ring.limbs() - specials;
+            let special: Vec<usize> = (limbs..limbs + specials).collect();
+            let p_mod_q = (0..limbs)
                 .map(|i| {
                     let q = ring.modulus(i);
                     special.iter().fold(1, |product, &p| q.mul(product, q.reduce(ring.modulus(p).value())))
                 })
                 .collect();
-            let kept: Vec<usize> = (0..level).collect();
+            let kept: Vec<usize> = (0..limbs).collect();
             let mod_down = if specials > 0 { Some(ModDown::new(&ring, &special, &kept)?) } else { None };
-            let mod_down_rescale = match kept.split_last() {
-                Some((&last, lower)) if !lower.is_empty() => {
-                    let dropped: Vec<usize> = special.iter().copied().chain([last]).collect();
-                    Some(ModDown::new(&ring, &dropped, lower)?)
-                }
-                _ => None,
+            let mod_down_rescale = if level > 1 {
+                let lower = self.parameters.ring_of(level - 1)?;
+                let gone = kept.into_iter().filter(|&i| lower.position(ring.modulus(i)).is_none());
+                let dropped: Vec<usize> = special.iter().copied().chain(gone).collect();
+                Some(ModDown::with_added(&ring, &dropped, lower)?)
+            } else {
+                None
             };
-            Ok(Extension { level, specials, ring, p_mod_q, mod_down, mod_down_rescale })
+            Ok(Extension { level, specials, limbs, ring, p_mod_q, mod_down, mod_down_rescale })
         })
     }
 
-    fn decomposer(&self, level: usize, specials: usize, digit: usize) -> Result<Arc<Decomposer>, FheError> {
-        cached(&self.decomposers, (level, specials, digit), || {
+    fn decomposer(&self, cut: Cut) -> Result<Arc<Decomposer>, FheError> {
+        cached(&self.decomposers, cut.clone(), || {
+            let (level, specials, cut) = cut;
             let ring = self.extension(level, specials)?.ring.clone();
             let mut digits = Vec::new();
-            for start in (0..level).step_by(digit) {
-                let own = start..(start + digit).min(level);
-                let (from, to): (Vec<_>, Vec<_>) = (0..level + specials).partition(|i| own.contains(i));
-                let moduli = |limbs: Vec<usize>| -> Vec<_> { limbs.into_iter().map(|i| *ring.modulus(i)).collect() };
-                digits.push((own, BaseConverter::new(&moduli(from), &moduli(to))?));
+            for own in cut {
+                let moduli = |limbs: &[usize]| -> Vec<_> { limbs.iter().map(|&i| *ring.modulus(i)).collect() };
+                let others: Vec<usize> = (0..ring.limbs()).filter(|i| !own.contains(i)).collect();
+                let converter = match own.as_slice() {
+                    [] => None,
+                    own => Some(BaseConverter::new(&moduli(own), &moduli(&others))?),
+                };
+                digits.push((own, converter));
             }
             Ok(Decomposer { ring, digits })
         })
@@ -288,7 +338,7 @@ fn sum_direct(table: &NttTable, limb: usize, part: &mut [u64], index: usize, swi
     found
 }
 
-fn cached<K: Ord + Copy, V>(
+fn cached<K: Ord, V>(
     cache: &RwLock<BTreeMap<K, Arc<V>>>,
     key: K,
     make: impl FnOnce() -> Result<V, FheError>,
@@ -300,7 +350,7 @@ fn cached<K: Ord + Copy, V>(
     Ok(Arc::clone(cache.write().unwrap_or_else(PoisonError::into_inner).entry(key).or_insert(made)))
 }
 
-/// The shape shared by keys that are used in one sum, if any key is used.
+/// The shape of the first of keys that are used in one sum, if any key is used: their special primes and digits agree.
 pub(crate) fn common_shape(keys: &[&PreparedKey]) -> Result<Option<KeyShape>, FheError> {
     let Some(first) = keys.first() else { return Ok(None) };
     let agree =
@@ -313,10 +363,7 @@ pub(crate) fn common_shape(keys: &[&PreparedKey]) -> Result<Option<KeyShape>, Fh
                 first.id()
             ),
         }),
-        None => {
-            let level = keys.iter().map(|k| k.shape().level).min().unwrap_or(0);
-            Ok(Some(KeyShape { level, ..first.shape() }))
-        }
+        None => Ok(Some(first.shape())),
     }
 }
 

@@ -153,10 +153,10 @@ impl Bench {
             let key = KeySwitchKey::from_parts(&self.parameters, id, shape, body, [i as u8; 32])?;
             keys.insert(key.prepare(&self.parameters)?);
         }
-        let c = Ciphertext { components: vec![self.poly(1), self.poly(2)], scale: 1.0 };
+        let c = Ciphertext { components: vec![self.poly(1), self.poly(2)], scale: 1.0, level: LEVEL };
         let c1 = self.poly(3);
 
-        let decompose = tried(|| self.evaluator.decompose(black_box(&c1), shape).map(drop))?;
+        let decompose = tried(|| self.evaluator.decompose(black_box(&c1), LEVEL, shape).map(drop))?;
         let digits_ntts = (LEVEL + SPECIALS) as f64 * self.ntt(model);
         model.convert = rest(decompose, digits_ntts) / (n * (LEVEL * SPECIALS) as f64);
 
@@ -192,7 +192,7 @@ impl Bench {
         let transformed = half as f64 * f64::from(half.ilog2());
         model.encode = rest(encoding, LEVEL as f64 * self.ntt(model)) / transformed;
 
-        let key = PublicKey::from_parts(&self.parameters, self.poly(4), [4; 32])?;
+        let key = PublicKey::from_parts(&self.parameters, LEVEL, self.poly(4), [4; 32])?;
         let plaintext = encoder.encode(&layout.input_slots(0, &x), 1e9, LEVEL)?;
         let mut rng = os_rng()?;
         let encrypting = tried(|| key.encrypt(&self.parameters, black_box(&plaintext), &mut rng).map(drop))?;

@@ -8,7 +8,7 @@ use super::arith::{
 };
 use super::entry_points;
 use crate::Modulus;
-use crate::stream::{BLOCK, PADDING, Packed, Shifted, Turned};
+use crate::stream::{BLOCK, PADDING, Packed, SharedInputs, Shifted, Turned};
 use std::arch::x86_64::*;
 
 /// Terms between two reductions.
@@ -45,9 +45,15 @@ entry_points! {
         }
     }
 
-    /// See the portable kernel; whole blocks only. `scratch` has 2 * `BLOCK` words for each input.
-    fn cipher(p: &Modulus, weights: Packed<'_>, inputs: &[[&[u64]; 2]], scratch: &mut [u64], out: &mut [&mut [u64]]) {
-        let wide = sum_is_wide(2 * inputs.len().min(SPAN), p.value(), p.value());
+    /// See the portable kernel; whole blocks only. `scratch` has 2 * `BLOCK` words for each input of each set.
+    fn cipher(
+        p: &Modulus,
+        weights: Packed<'_>,
+        inputs: &SharedInputs<'_>,
+        scratch: &mut [u64],
+        out: &mut [&mut [u64]],
+    ) {
+        let wide = sum_is_wide(2 * inputs.terms.min(SPAN), p.value(), p.value());
         dispatch!(cipher_blocks, weights.width, wide, (p, weights.bytes, inputs, scratch, out));
     }
 
@@ -111,32 +117,43 @@ fn plain_blocks<const WIDTH: usize, const WIDE: bool>(
 fn cipher_blocks<const WIDTH: usize, const WIDE: bool>(
     p: &Modulus,
     weights: &[u8],
-    inputs: &[[&[u64]; 2]],
+    inputs: &SharedInputs<'_>,
     scratch: &mut [u64],
     out: &mut [&mut [u64]],
 ) {
     let reducer = SumReducer::<WIDE>::new(p);
     let blocks = out.first().map_or(0, |out| out.len() / BLOCK);
-    let mut weights = Stream::<WIDTH>::new(weights, 2 * blocks * inputs.len() * (out.len() / 3));
-    let scratch = &mut scratch.as_chunks_mut::<BLOCK>().0[..2 * inputs.len()];
+    let (groups, terms) = (inputs.groups(out), inputs.terms);
+    let stream = Stream::<WIDTH>::new(weights, 2 * blocks * terms * groups);
+    let scratch = &mut scratch.as_chunks_mut::<BLOCK>().0[..2 * inputs.parts.len()];
     for b in 0..blocks {
         let range = b * BLOCK..(b + 1) * BLOCK;
         // The inputs of one block as f64, side by side: in their polynomials they compete for the same cache sets.
-        for (scratch, x) in scratch.iter_mut().zip(inputs.as_flattened()) {
-            for (scratch, x) in scratch.as_chunks_mut().0.iter_mut().zip(x[range.clone()].as_chunks().0) {
-                store_reals(scratch, load_words(x));
-            }
-            // The next block, too far apart for the hardware to foresee.
-            for line in [0, 8] {
-                _mm_prefetch::<_MM_HINT_T1>(x.as_ptr().wrapping_add(range.end + line).cast());
+        for (scratch, part) in scratch.as_chunks_mut::<2>().0.iter_mut().zip(&inputs.parts) {
+            let Some(part) = part else {
+                // The bits of 0.0.
+                *scratch = [[0; BLOCK]; 2];
+                continue;
+            };
+            for (scratch, x) in scratch.iter_mut().zip(part) {
+                for (scratch, x) in scratch.as_chunks_mut().0.iter_mut().zip(x[range.clone()].as_chunks().0) {
+                    store_reals(scratch, load_words(x));
+                }
+                // The next block, too far apart for the hardware to foresee.
+                for line in [0, 8] {
+                    _mm_prefetch::<_MM_HINT_T1>(x.as_ptr().wrapping_add(range.end + line).cast());
+                }
             }
         }
-        for out in out.as_chunks_mut::<3>().0 {
+        for (group, set) in (0..groups).flat_map(|group| (0..inputs.sets).map(move |set| (group, set))) {
+            let first = (b * groups + group) * terms * 2 * BLOCK * WIDTH;
+            let mut weights = stream.restarted(&weights[first..], 2 * terms);
             // d0, d1, d2 of each vector; d1 is a sum of twice as many products.
             let start =
                 |count: usize| [Sum::new(splat(0), count), Sum::new(splat(0), 2 * count), Sum::new(splat(0), count)];
-            let mut sums = [start(inputs.len().min(SPAN)); VECTORS];
-            for (i, span) in scratch.as_chunks::<2>().0.chunks(SPAN).enumerate() {
+            let mut sums = [start(terms.min(SPAN)); VECTORS];
+            for (i, span) in scratch[2 * set * terms..2 * (set + 1) * terms].as_chunks::<2>().0.chunks(SPAN).enumerate()
+            {
                 if i > 0 {
                     sums = sums.map(|[d0, d1, d2]| {
                         let again = |sum, count| Sum::new(to_words(reducer.reduce(sum)), count);
@@ -145,7 +162,7 @@ fn cipher_blocks<const WIDTH: usize, const WIDE: bool>(
                 }
                 for [x0, x1] in span {
                     let (x0, x1) = (x0.as_chunks().0, x1.as_chunks().0);
-                    // SAFETY: two blocks for each block of points, group and term, as `Stream::new` has checked.
+                    // SAFETY: two blocks for each term, as `restarted` has checked.
                     let (w0, w1) = unsafe { (weights.next(), weights.next()) };
                     for (((([d0, d1, d2], x0), x1), w0), w1) in sums.iter_mut().zip(x0).zip(x1).zip(w0).zip(w1) {
                         let (x0, x1) = (load_reals(x0), load_reals(x1));
@@ -156,7 +173,7 @@ fn cipher_blocks<const WIDTH: usize, const WIDE: bool>(
                     }
                 }
             }
-            for (i, out) in out.iter_mut().enumerate() {
+            for (i, out) in out[3 * (set * groups + group)..][..3].iter_mut().enumerate() {
                 for (out, sums) in out[range.clone()].as_chunks_mut().0.iter_mut().zip(sums) {
                     store_words(out, reducer.reduce(sums[i]));
                 }

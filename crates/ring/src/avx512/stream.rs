@@ -2,11 +2,14 @@
 //!
 //! Between two reductions a sum takes at most 2 * SPAN products of residues below 2^50 on top of a residue. The low
 //! halves then stay below 2 * SPAN * 2^52 + 2^50 < 2^64, the high ones below 2 * SPAN * 2^48 + 2^12 < 2^60: no overflow.
+//!
+//! Products with ciphertexts modulo small primes are summed in 64-bit words instead ([`CipherSum`]): half the work for the
+//! multiplier, and half the registers.
 
 use super::arith::{Sum, SumReducer, load, splat, store, sum_is_wide};
 use super::entry_points;
 use crate::Modulus;
-use crate::stream::{BLOCK, PADDING, Packed, Shifted, Turned};
+use crate::stream::{BLOCK, PADDING, Packed, SCRATCH_BLOCKS, SharedInputs, Shifted, Turned};
 use std::arch::x86_64::*;
 
 /// Terms between two reductions.
@@ -44,10 +47,23 @@ entry_points! {
         }
     }
 
-    /// See the portable kernel; whole blocks only. `scratch` has 32 words for each input.
-    fn cipher(p: &Modulus, weights: Packed<'_>, inputs: &[[&[u64]; 2]], scratch: &mut [u64], out: &mut [&mut [u64]]) {
-        let wide = sum_is_wide(2 * inputs.len().min(SPAN), p.value(), p.value());
-        dispatch!(cipher_blocks, weights.width, wide, (p, weights.bytes, inputs, scratch, out));
+    /// See the portable kernel; whole blocks only. `scratch` has 2 * `BLOCK` * `SCRATCH_BLOCKS` words for each input of each set.
+    fn cipher(
+        p: &Modulus,
+        weights: Packed<'_>,
+        inputs: &SharedInputs<'_>,
+        scratch: &mut [u64],
+        out: &mut [&mut [u64]],
+    ) {
+        let wide = sum_is_wide(2 * inputs.terms.min(SPAN), p.value(), p.value());
+        // Narrow sums need four bytes to a residue at most.
+        match (narrow_span(p), weights.width) {
+            (MIN_NARROW_SPAN.., 1) => cipher_blocks::<1, false, true>(p, weights.bytes, inputs, scratch, out),
+            (MIN_NARROW_SPAN.., 2) => cipher_blocks::<2, false, true>(p, weights.bytes, inputs, scratch, out),
+            (MIN_NARROW_SPAN.., 3) => cipher_blocks::<3, false, true>(p, weights.bytes, inputs, scratch, out),
+            (MIN_NARROW_SPAN.., 4) => cipher_blocks::<4, false, true>(p, weights.bytes, inputs, scratch, out),
+            _ => dispatch!(cipher_any_blocks, weights.width, wide, (p, weights.bytes, inputs, scratch, out)),
+        }
     }
 
     /// See the portable kernel; whole blocks only.
@@ -107,62 +123,157 @@ fn plain_blocks<const WIDTH: usize, const WIDE: bool>(
     }
 }
 
+/// Blocks of points whose inputs are put side by side at a time.
+const GATHERED: usize = SCRATCH_BLOCKS;
+/// Least number of terms for which narrow sums pay: they are reduced that often.
+const MIN_NARROW_SPAN: u64 = 32;
+
+/// Terms, of two products each, whose sum on top of a residue stays below 2^64.
+fn narrow_span(p: &Modulus) -> u64 {
+    let largest = p.value() - 1;
+    match largest.checked_mul(2 * largest) {
+        Some(term) if p.bits() <= 32 => (u64::MAX - largest) / term,
+        _ => 0,
+    }
+}
+
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
-fn cipher_blocks<const WIDTH: usize, const WIDE: bool>(
+fn cipher_any_blocks<const WIDTH: usize, const WIDE: bool>(
     p: &Modulus,
     weights: &[u8],
-    inputs: &[[&[u64]; 2]],
+    inputs: &SharedInputs<'_>,
+    scratch: &mut [u64],
+    out: &mut [&mut [u64]],
+) {
+    cipher_blocks::<WIDTH, WIDE, false>(p, weights, inputs, scratch, out);
+}
+
+/// A sum of products: of residues below 2^50, or, if `NARROW`, of residues below 2^32 in the low word alone, which must not overflow.
+#[derive(Clone, Copy)]
+struct CipherSum<const NARROW: bool>(Sum);
+
+impl<const NARROW: bool> CipherSum<NARROW> {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
+    fn from(residue: __m512i) -> Self {
+        CipherSum(Sum::from(residue))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
+    fn add_product(&mut self, w: __m512i, x: __m512i) {
+        if NARROW {
+            self.0.low = _mm512_add_epi64(self.0.low, _mm512_mul_epu32(w, x));
+        } else {
+            self.0.add_product(w, x);
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
+fn cipher_blocks<const WIDTH: usize, const WIDE: bool, const NARROW: bool>(
+    p: &Modulus,
+    weights: &[u8],
+    inputs: &SharedInputs<'_>,
     scratch: &mut [u64],
     out: &mut [&mut [u64]],
 ) {
     let reducer = SumReducer::<WIDE>::new(p);
     let blocks = out.first().map_or(0, |out| out.len() / BLOCK);
-    let mut weights = Stream::<WIDTH, OUTER_CACHES>::new(weights, blocks * inputs.len() * (out.len() / 3));
-    let scratch = &mut scratch.as_chunks_mut::<BLOCK>().0[..2 * inputs.len()];
+    let (groups, terms, sets) = (inputs.groups(out), inputs.terms, inputs.sets);
+    let stream = Stream::<WIDTH, OUTER_CACHES>::new(weights, blocks * terms * groups);
+    let span = if NARROW { narrow_span(p).min(1 << 20) as usize } else { SPAN };
+    let of_block = 2 * inputs.parts.len();
+    let scratch = &mut scratch.as_chunks_mut::<BLOCK>().0[..GATHERED * of_block];
     for b in 0..blocks {
         let range = b * BLOCK..(b + 1) * BLOCK;
-        // The inputs of one block side by side: in their polynomials they compete for the same cache sets.
-        for (scratch, x) in scratch.iter_mut().zip(inputs.as_flattened()) {
-            scratch.copy_from_slice(&x[range.clone()]);
-            // The next block, too far apart for the hardware to foresee.
-            for line in [0, 8] {
-                _mm_prefetch::<_MM_HINT_T1>(x.as_ptr().wrapping_add(range.end + line).cast());
+        if b.is_multiple_of(GATHERED) {
+            // The inputs of a few blocks side by side: in their polynomials they compete for the same cache sets.
+            let last = blocks.min(b + GATHERED) * BLOCK;
+            for (i, part) in inputs.parts.iter().enumerate() {
+                for component in 0..2 {
+                    let places = scratch[2 * i + component..].iter_mut().step_by(of_block);
+                    match part.map(|part| part[component]) {
+                        None => places.for_each(|place| *place = [0; BLOCK]),
+                        Some(x) => {
+                            for (place, x) in places.zip(x[range.start..last].as_chunks().0) {
+                                *place = *x;
+                            }
+                        }
+                    }
+                }
             }
         }
+        let scratch = &scratch[b % GATHERED * of_block..][..of_block];
         for out in out.iter() {
             for line in [0, 8] {
                 _mm_prefetch::<_MM_HINT_ET1>(out.as_ptr().wrapping_add(range.start + line).cast());
             }
         }
-        for out in out.as_chunks_mut::<3>().0 {
-            // d0, d1, d2 of the first vector, then of the second.
-            let mut sums = [Sum::from(splat(0)); 6];
-            for (i, span) in scratch.as_chunks::<2>().0.chunks(SPAN).enumerate() {
-                if i > 0 {
-                    sums = sums.map(|sum| Sum::from(reducer.reduce(sum)));
-                }
-                for [x0, x1] in span {
-                    // SAFETY: there is one step for each block, group and term, as `Stream::new` has checked.
-                    let [w00, w01, w10, w11] = unsafe { weights.next() };
-                    let ([x00, x01], [x10, x11]) = (halves(x0), halves(x1));
-                    sums[0].add_product(w00, x00);
-                    sums[1].add_product(w00, x10);
-                    sums[2].add_product(w10, x10);
-                    sums[3].add_product(w01, x01);
-                    sums[4].add_product(w01, x11);
-                    sums[5].add_product(w11, x11);
-                    sums[1].add_product(w10, x00);
-                    sums[4].add_product(w11, x01);
-                }
-            }
-            for (i, out) in out.iter_mut().enumerate() {
-                let out = out[range.clone()].as_chunks_mut().0;
-                for (out, sum) in out.iter_mut().zip([sums[i], sums[i + 3]]) {
-                    store(out, reducer.reduce(sum));
+        for group in 0..groups {
+            let bytes = &weights[(b * groups + group) * terms * 2 * BLOCK * WIDTH..];
+            let at_once = if NARROW { 4 } else { 2 };
+            for set in (0..sets).step_by(at_once) {
+                let weights = stream.restarted(bytes, terms);
+                let inputs = |i: usize| scratch[2 * (set + i) * terms..2 * (set + i + 1) * terms].as_chunks().0;
+                let mut write = |sums: &[[__m512i; 6]]| {
+                    for (i, sums) in sums.iter().enumerate() {
+                        let (low, high) = sums.split_at(3);
+                        let out = &mut out[3 * ((set + i) * groups + group)..][..3];
+                        for ((out, &low), &high) in out.iter_mut().zip(low).zip(high) {
+                            for (out, sum) in out[range.clone()].as_chunks_mut().0.iter_mut().zip([low, high]) {
+                                store(out, sum);
+                            }
+                        }
+                    }
+                };
+                match at_once.min(sets - set) {
+                    1 => write(&cipher_sums::<_, _, NARROW, 1>(&reducer, span, weights, [inputs(0)])),
+                    2 => write(&cipher_sums::<_, _, NARROW, 2>(&reducer, span, weights, [0, 1].map(inputs))),
+                    3 => write(&cipher_sums::<_, _, NARROW, 3>(&reducer, span, weights, [0, 1, 2].map(inputs))),
+                    _ => write(&cipher_sums::<_, _, NARROW, 4>(&reducer, span, weights, [0, 1, 2, 3].map(inputs))),
                 }
             }
         }
     }
+}
+
+/// The sums of one group for one block of points: d0, d1, d2 of the first vector, then of the second, for each set of inputs; reduced
+/// after `span` terms. Two sets take 24 registers for their sums, four sets of narrow ones too.
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
+fn cipher_sums<const WIDTH: usize, const WIDE: bool, const NARROW: bool, const SETS: usize>(
+    reducer: &SumReducer<WIDE>,
+    span: usize,
+    mut weights: Stream<'_, WIDTH, OUTER_CACHES>,
+    inputs: [&[[[u64; BLOCK]; 2]]; SETS],
+) -> [[__m512i; 6]; SETS] {
+    let mut sums = [[CipherSum::<NARROW>::from(splat(0)); 6]; SETS];
+    let terms = inputs.first().map_or(0, |inputs| inputs.len());
+    let mut left = span;
+    // `Stream::restarted` has checked this number of steps.
+    for t in 0..terms.min(weights.steps) {
+        if left == 0 {
+            sums = sums.map(|sums| sums.map(|sum| CipherSum::from(reducer.reduce(sum.0))));
+            left = span;
+        }
+        left -= 1;
+        // SAFETY: this is done at most as many times as there are steps.
+        let [w00, w01, w10, w11] = unsafe { weights.next() };
+        for (sums, inputs) in sums.iter_mut().zip(&inputs) {
+            let [x0, x1] = &inputs[t];
+            let ([x00, x01], [x10, x11]) = (halves(x0), halves(x1));
+            sums[0].add_product(w00, x00);
+            sums[1].add_product(w00, x10);
+            sums[2].add_product(w10, x10);
+            sums[3].add_product(w01, x01);
+            sums[4].add_product(w01, x11);
+            sums[5].add_product(w11, x11);
+            sums[1].add_product(w10, x00);
+            sums[4].add_product(w11, x01);
+        }
+    }
+    sums.map(|sums| sums.map(|sum| reducer.reduce(sum.0)))
 }
 
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
@@ -211,6 +322,8 @@ fn turned_blocks<const WIDTH: usize, const WIDE: bool>(
 /// The weights still to be read, `WIDTH` bytes to a residue.
 struct Stream<'a, const WIDTH: usize, const OUTER: bool> {
     next: *const u8,
+    /// How often a step can be read, counted from the start.
+    steps: usize,
     /// Where the byte of each place of a vector lies among the packed ones.
     places: __m512i,
     mask: u64,
@@ -230,7 +343,7 @@ impl<'a, const WIDTH: usize, const OUTER: bool> Stream<'a, WIDTH, OUTER> {
         }
         // SAFETY: the array covers the 64 bytes read; no alignment is required.
         let places = unsafe { _mm512_loadu_si512(places.as_ptr().cast()) };
-        Stream { next: bytes.as_ptr(), places, mask, bytes: std::marker::PhantomData }.restarted(bytes, steps)
+        Stream { next: bytes.as_ptr(), steps, places, mask, bytes: std::marker::PhantomData }.restarted(bytes, steps)
     }
 
     /// The same for other bytes; panics as `new` does.
@@ -239,7 +352,7 @@ impl<'a, const WIDTH: usize, const OUTER: bool> Stream<'a, WIDTH, OUTER> {
     fn restarted<'b>(&self, bytes: &'b [u8], steps: usize) -> Stream<'b, WIDTH, OUTER> {
         assert!(bytes.len() >= steps * 2 * BLOCK * WIDTH + PADDING, "the stream has too few weights");
         let (next, places, mask) = (bytes.as_ptr(), self.places, self.mask);
-        Stream { next, places, mask, bytes: std::marker::PhantomData }
+        Stream { next, steps, places, mask, bytes: std::marker::PhantomData }
     }
 
     /// The next step: a block of c0, then of c1, two vectors each.
@@ -258,6 +371,10 @@ impl<'a, const WIDTH: usize, const OUTER: bool> Stream<'a, WIDTH, OUTER> {
         // SAFETY: by the caller's promise and the check in `new`, the step and the padding behind it are inside the slice.
         self.next = unsafe { next.add(2 * BLOCK * WIDTH) };
         [0, 1, 2, 3].map(|i| {
+            if WIDTH == 4 {
+                // SAFETY: as above; each vector is inside the step.
+                return _mm512_cvtepu32_epi64(unsafe { _mm256_loadu_si256(next.add(i * 8 * WIDTH).cast()) });
+            }
             // SAFETY: as above; each vector starts inside the step, and ends at most in the padding.
             let packed = unsafe { _mm512_loadu_si512(next.add(i * 8 * WIDTH).cast()) };
             _mm512_maskz_permutexvar_epi8(self.mask, self.places, packed)

@@ -1,7 +1,7 @@
 //! Products of packed weights. Sums of products below 2^100 in 128 bits: 2^28 of them fit, more than memory holds.
 
 use crate::Modulus;
-use crate::stream::{BLOCK, Packed, Shifted, Turned};
+use crate::stream::{BLOCK, Packed, SharedInputs, Shifted, Turned};
 
 /// `out[c][i] = sum_t W[t][c][i] * x_t[i]`: `out` are two slices of equal length, the points from `start` on of the half that
 /// the inputs extend.
@@ -26,25 +26,30 @@ pub(crate) fn plain(p: &Modulus, weights: Packed<'_>, inputs: &[Shifted<'_>], st
     }
 }
 
-/// The components d0, d1, d2 of `sum_t W[g][t] * X_t` for each group g; `out` are three slices for each, as long as the inputs'.
-pub(crate) fn cipher(p: &Modulus, weights: Packed<'_>, inputs: &[[&[u64]; 2]], out: &mut [&mut [u64]]) {
+/// The components d0, d1, d2 of `sum_t W[g][t] * X_t` for each set of inputs and each group g; `out` are three slices for each, set
+/// after set, as long as the inputs'.
+pub(crate) fn cipher(p: &Modulus, weights: Packed<'_>, inputs: &SharedInputs<'_>, out: &mut [&mut [u64]]) {
     let points = out.first().map_or(0, |out| out.len());
-    let block = BLOCK.min(points);
+    let (block, groups, terms) = (BLOCK.min(points), inputs.groups(out), inputs.terms);
     let mut weights = Reader::new(weights);
     for first in (0..points).step_by(block.max(1)) {
-        for out in out.chunks_exact_mut(3) {
-            let mut sums = [[0u128; BLOCK]; 3];
-            for x in inputs {
-                let [x0, x1] = x.map(|x| &x[first..first + block]);
-                let [w0, w1] = [weights.next(block), weights.next(block)];
-                let [d0, d1, d2] = &mut sums;
-                add_products(d0, &w0, x0);
-                add_products(d1, &w0, x1);
-                add_products(d1, &w1, x0);
-                add_products(d2, &w1, x1);
-            }
-            for (out, sums) in out.iter_mut().zip(&sums) {
-                reduce(p, sums, &mut out[first..first + block]);
+        for group in 0..groups {
+            let of_group = weights;
+            for set in 0..inputs.sets {
+                weights = of_group;
+                let mut sums = [[0u128; BLOCK]; 3];
+                for x in &inputs.parts[set * terms..(set + 1) * terms] {
+                    let [w0, w1] = [weights.next(block), weights.next(block)];
+                    let Some([x0, x1]) = x.map(|x| x.map(|x| &x[first..first + block])) else { continue };
+                    let [d0, d1, d2] = &mut sums;
+                    add_products(d0, &w0, x0);
+                    add_products(d1, &w0, x1);
+                    add_products(d1, &w1, x0);
+                    add_products(d2, &w1, x1);
+                }
+                for (out, sums) in out[3 * (set * groups + group)..][..3].iter_mut().zip(&sums) {
+                    reduce(p, sums, &mut out[first..first + block]);
+                }
             }
         }
     }
@@ -84,6 +89,7 @@ pub(crate) fn turned(p: &Modulus, products: &[Turned<'_>], start: usize, initial
 }
 
 /// Reads residues one after the other.
+#[derive(Clone, Copy)]
 struct Reader<'a> {
     packed: Packed<'a>,
     mask: u64,
