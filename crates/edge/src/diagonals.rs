@@ -66,7 +66,7 @@ impl Matrix {
         let scale = inputs.first().map_or(1.0, |x| x.scale);
         let fits = self.stream.groups() == 1
             && inputs.len() == self.stream.terms()
-            && inputs.iter().all(|x| self.has_shape(&x.poly) && is_close(x.scale, scale));
+            && inputs.iter().all(|x| x.level == self.level && self.has_shape(&x.poly) && is_close(x.scale, scale));
         if !fits {
             return Err(misfit());
         }
@@ -76,11 +76,36 @@ impl Matrix {
         Ok(Ciphertext { components: out.into(), scale: self.scale * scale, level: self.level })
     }
 
+    /// `sum_t W[g, t] * X[i, t]`, of degree 2, for each list i of inputs and each group g: (list, group) in order. Each weight is read
+    /// once for all lists.
+    pub fn times_lists(&self, lists: &[Vec<&Ciphertext>]) -> Result<Vec<Ciphertext>, EdgeError> {
+        let scale = lists.first().and_then(|l| l.first()).map_or(1.0, |x| x.scale);
+        let mut sets = Vec::with_capacity(lists.len());
+        for inputs in lists {
+            let components: Vec<[&RnsPoly; 2]> = inputs.iter().map(|x| linear(x)).collect::<Result<_, _>>()?;
+            let fits = inputs.len() == self.stream.terms()
+                && components.as_flattened().iter().all(|c| self.has_shape(c))
+                && inputs.iter().all(|x| x.level == self.level && is_close(x.scale, scale));
+            if !fits {
+                return Err(misfit());
+            }
+            sets.push(components.into_iter().map(Some).collect());
+        }
+        let part = || (0..3).map(|_| self.unspecified()).collect();
+        let count = lists.len() * self.stream.groups();
+        let mut parts: Vec<Ciphertext> = (0..count)
+            .map(|_| Ciphertext { components: part(), scale: self.scale * scale, level: self.level })
+            .collect();
+        let mut out: Vec<&mut RnsPoly> = parts.iter_mut().flat_map(|part| &mut part.components).collect();
+        self.stream.product_cipher_shared(&sets, &mut out);
+        Ok(parts)
+    }
+
     /// `sum_t W[g, t] * X_t`, of degree 2, for each group g; `finish` gets them in order.
     pub fn times_ciphertexts<R>(
         &self,
         inputs: &[&Ciphertext],
-        finish: impl FnOnce(&mut [Ciphertext]) -> Result<R, EdgeError>,
+        finish: impl FnOnce(&[Ciphertext]) -> Result<R, EdgeError>,
     ) -> Result<R, EdgeError> {
         let scale = inputs.first().map_or(1.0, |x| x.scale);
         let components: Vec<[&RnsPoly; 2]> = inputs.iter().map(|x| linear(x)).collect::<Result<_, _>>()?;
@@ -99,9 +124,13 @@ impl Matrix {
         let mut out: Vec<&mut RnsPoly> = parts.iter_mut().flat_map(|part| &mut part.components).collect();
         self.stream.product_cipher(&components, &mut out);
         parts.iter_mut().for_each(|part| part.scale = self.scale * scale);
-        let result = finish(&mut parts);
+        let result = finish(&parts);
         self.free.lock().unwrap_or_else(PoisonError::into_inner).push(parts);
         result
+    }
+
+    fn unspecified(&self) -> RnsPoly {
+        RnsPoly::unspecified(self.stream.ring().n(), self.stream.ring().limbs())
     }
 
     fn zero(&self) -> RnsPoly {

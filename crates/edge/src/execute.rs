@@ -75,11 +75,8 @@ impl Machine<'_> {
                 self.set(*dst, out)
             }
             Step::Linear { products, rescale, dst } => {
-                for (i, &dst) in dst.iter().enumerate() {
-                    let out = self.linear(products, i, *rescale)?;
-                    self.set(dst, out)?;
-                }
-                Ok(())
+                let results = self.linear(products, dst.len(), *rescale)?;
+                dst.iter().zip(results).try_for_each(|(&dst, out)| self.set(dst, out))
             }
             Step::LinearPlain { weights, inputs, dst } => {
                 let (Some(Constants::Matrix(matrix)), Input::Plain(tiles)) =
@@ -217,46 +214,34 @@ impl Machine<'_> {
         };
         matrix.times_ciphertexts(&rotated.iter().collect::<Vec<_>>(), |parts| {
             let giants = (0..layout.giants).map(|g| Galois::rotation((g * layout.baby_stride) as u32));
-            Ok(evaluator.giant_sum(&giants.zip(&*parts).collect::<Vec<_>>(), keys, rescale)?)
+            Ok(evaluator.giant_sum(&giants.zip(parts).collect::<Vec<_>>(), keys, rescale)?)
         })
     }
 
-    /// Result `index` of a linear map: the sums before equal giant steps are added, then all is switched at once.
-    fn linear(&self, products: &[Product], index: usize, rescale: bool) -> Result<Ciphertext, EdgeError> {
-        let mut terms: Vec<(Galois, Ciphertext)> = Vec::new();
-        self.partial_sums(products, index, &mut terms, rescale)
-    }
-
-    /// Goes through the products one inside the other, since each keeps its sums in memory that it uses again.
-    fn partial_sums(
-        &self,
-        products: &[Product],
-        index: usize,
-        others: &mut Vec<(Galois, Ciphertext)>,
-        rescale: bool,
-    ) -> Result<Ciphertext, EdgeError> {
+    /// A linear map: for each result the sums before equal giant steps are added, then all is switched at once.
+    fn linear(&self, products: &[Product], results: usize, rescale: bool) -> Result<Vec<Ciphertext>, EdgeError> {
         let evaluator = self.processor.evaluator();
-        let Some((product, rest)) = products.split_first() else {
-            return Err(EdgeError::Program("a linear map without products".into()));
-        };
-        let Some(Constants::Matrix(matrix)) = self.processor.constants(product.weights) else {
-            return Err(EdgeError::Program(format!("group {} is used in two ways", product.weights)));
-        };
-        let registers = product.inputs.get(index).map_or(&[][..], Vec::as_slice);
-        let inputs: Vec<&Ciphertext> = registers.iter().map(|&r| self.get(r)).collect::<Result<_, _>>()?;
-        matrix.times_ciphertexts(&inputs, |parts| {
-            if !rest.is_empty() {
-                others.extend(product.giants.iter().copied().zip(parts.iter().cloned()));
-                return self.partial_sums(rest, index, others, rescale);
-            }
-            for (galois, part) in product.giants.iter().zip(parts.iter_mut()) {
-                while let Some(at) = others.iter().position(|(g, _)| g == galois) {
-                    evaluator.add_assign(part, &others.swap_remove(at).1)?;
+        let mut terms: Vec<Vec<(Galois, Ciphertext)>> = vec![Vec::new(); results];
+        for product in products {
+            let Some(Constants::Matrix(matrix)) = self.processor.constants(product.weights) else {
+                return Err(EdgeError::Program(format!("group {} is used in two ways", product.weights)));
+            };
+            let list = |registers: &Vec<usize>| registers.iter().map(|&r| self.get(r)).collect::<Result<Vec<_>, _>>();
+            let lists = product.inputs.iter().map(list).collect::<Result<Vec<_>, _>>()?;
+            let mut parts = matrix.times_lists(&lists)?.into_iter();
+            for terms in &mut terms {
+                for (galois, part) in product.giants.iter().zip(parts.by_ref()) {
+                    match terms.iter_mut().find(|(g, _)| g == galois) {
+                        Some((_, sum)) => evaluator.add_assign(sum, &part)?,
+                        None => terms.push((*galois, part)),
+                    }
                 }
             }
-            let mut terms: Vec<(Galois, &Ciphertext)> = product.giants.iter().copied().zip(&*parts).collect();
-            terms.extend(others.iter().map(|(g, c)| (*g, c)));
+        }
+        let switched = |terms: &Vec<(Galois, Ciphertext)>| {
+            let terms: Vec<(Galois, &Ciphertext)> = terms.iter().map(|(g, c)| (*g, c)).collect();
             Ok(evaluator.giant_sum(&terms, self.processor.keys(), rescale)?)
-        })
+        };
+        terms.iter().map(switched).collect()
     }
 }

@@ -196,7 +196,7 @@ impl Owner {
             security_bits: manifest.security_bits,
             log_n: spec.log_n,
             log_qp: plan.log_qp,
-            levels: spec.ciphertext_primes.len(),
+            levels: spec.level_count(),
             moduli_bits: spec.ciphertext_primes.iter().chain(&spec.special_primes).map(bits).collect(),
             scope: manifest.scope.clone(),
             input: manifest.input.clone(),

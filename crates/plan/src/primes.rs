@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use subrosa_fhe::parameters::MAX_DIGIT_EXCESS_BITS;
+use subrosa_fhe::chain::swap_chain;
 use subrosa_fhe::{KeyShape, primes};
 
 /// Largest prime size of the engine, bits.
@@ -44,6 +45,8 @@ impl PrimePool {
 #[derive(Debug, Clone)]
 pub(crate) struct PrimeChain {
     pub ciphertext: Vec<u64>,
+    /// For each level from 1 on, its primes; without, those of a level are the first ones.
+    pub levels: Option<Vec<Vec<usize>>>,
     /// All of one size; a key uses the first few.
     pub special: Vec<u64>,
     /// The security table's bound on log2(QP).
@@ -68,12 +71,44 @@ impl PrimeChain {
         }
         let room = |count: &usize| lowest + log_p.iter().take(*count).sum::<f64>() <= bound;
         special.truncate((0..=special.len()).rev().find(room).unwrap_or(0));
-        Some(Self { ciphertext, special, bound, log_q, log_p })
+        Some(Self { ciphertext, levels: None, special, bound, log_q, log_p })
     }
 
-    /// log2 of `q_0 ... q_{level-1}`.
+    /// Levels of the same sizes whose moduli are made of primes of up to `largest` bits, which rescales swap; special primes of as
+    /// many bits. `None` if there are no such primes, or they do not fit under `bound`.
+    pub fn swapped(pool: &mut PrimePool, bits: &[u32], largest: u32, bound: f64) -> Option<Self> {
+        let (base, drops) = bits.split_first()?;
+        let most = (bound / f64::from(largest)) as usize;
+        let special = primes::find(pool.log_n, largest, most, &[]).ok()?;
+        let drops: Vec<f64> = drops.iter().rev().map(|b| f64::from(*b)).collect();
+        let chain = swap_chain(pool.log_n, f64::from(*base), &drops, largest, &special).ok()?;
+        let log = |primes: &[u64]| primes.iter().map(|&q| (q as f64).log2()).collect::<Vec<_>>();
+        let (log_q, log_p) = (log(&chain.pool), log(&special));
+        let chain = Self { ciphertext: chain.pool, levels: Some(chain.levels), special, bound, log_q, log_p };
+        (chain.log_q(bits.len()) <= bound).then_some(chain)
+    }
+
+    /// The primes of a level, in the order of its limbs.
+    pub fn limbs(&self, level: usize) -> Vec<usize> {
+        match &self.levels {
+            Some(levels) => level.checked_sub(1).and_then(|i| levels.get(i)).cloned().unwrap_or_default(),
+            None => (0..level.min(self.ciphertext.len())).collect(),
+        }
+    }
+
+    /// Whether a ciphertext can be taken from one level to a lower one without division.
+    pub fn contains(&self, higher: usize, lower: usize) -> bool {
+        let limbs = self.limbs(higher);
+        self.limbs(lower).iter().all(|i| limbs.contains(i))
+    }
+
+    fn logs(&self, level: usize) -> Vec<f64> {
+        self.limbs(level).iter().filter_map(|&i| self.log_q.get(i)).copied().collect()
+    }
+
+    /// log2 of the modulus of a level.
     pub fn log_q(&self, level: usize) -> f64 {
-        self.log_q.iter().take(level).sum()
+        self.logs(level).iter().sum()
     }
 
     /// log2 of the product of the first `specials` special primes.
@@ -81,23 +116,23 @@ impl PrimeChain {
         self.log_p.iter().take(specials).sum()
     }
 
-    /// log2 of the prime that a rescale at `level` drops.
+    /// log2 of what a rescale at `level` divides by.
     pub fn log_top(&self, level: usize) -> f64 {
-        level.checked_sub(1).and_then(|i| self.log_q.get(i)).copied().unwrap_or(0.0)
+        self.top(level).log2()
     }
 
     /// log2 of each digit's product, for digits of `digit` limbs at `level`.
     pub fn log_digits(&self, digit: usize, level: usize) -> Vec<f64> {
-        let limbs = self.log_q.get(..level).unwrap_or(&self.log_q);
-        limbs.chunks(digit.max(1)).map(|d| d.iter().sum()).collect()
+        self.logs(level).chunks(digit.max(1)).map(|d| d.iter().sum()).collect()
     }
 
     /// The shapes that a key at `level` can have: under the table, no digit far beyond the special primes, digits as equal as
     /// their number permits, and no more special primes than a digit has limbs.
     pub fn shapes(&self, level: usize) -> Vec<KeyShape> {
         let mut out = Vec::new();
-        for digit in 1..=level {
-            if digit != level.div_ceil(level.div_ceil(digit)) {
+        let limbs = self.limbs(level).len();
+        for digit in 1..=limbs {
+            if digit != limbs.div_ceil(limbs.div_ceil(digit)) {
                 continue;
             }
             let largest = self.log_digits(digit, level).into_iter().fold(0.0, f64::max);
@@ -116,9 +151,13 @@ impl PrimeChain {
         self.special.truncate(count);
     }
 
-    /// The prime that a rescale at `level` drops.
+    /// What a rescale at `level` divides by: the primes it drops over those it adds.
     pub fn top(&self, level: usize) -> f64 {
-        level.checked_sub(1).and_then(|i| self.ciphertext.get(i)).map_or(1.0, |&q| q as f64)
+        let (higher, lower) = (self.limbs(level), self.limbs(level.saturating_sub(1)));
+        let prime = |i: &usize| self.ciphertext.get(*i).map_or(1.0, |&q| q as f64);
+        let dropped: f64 = higher.iter().filter(|i| !lower.contains(i)).map(prime).product();
+        let added: f64 = lower.iter().filter(|i| !higher.contains(i)).map(prime).product();
+        dropped / added
     }
 }
 

@@ -52,7 +52,7 @@ type Held = (usize, usize);
 struct Walk<'a> {
     program: &'a Program,
     arithmetic: Arithmetic<'a>,
-    shapes: BTreeMap<KeyId, KeyShape>,
+    shapes: BTreeMap<(KeyId, usize), KeyShape>,
     registers: BTreeMap<usize, Held>,
 }
 
@@ -61,8 +61,9 @@ struct Walk<'a> {
 /// The program must be well formed ([`Program::validate`]); what a malformed one names and does not have counts as nothing.
 pub fn predict(program: &Program, model: &CostModel) -> Prediction {
     let spec = &program.parameters;
-    let arithmetic = Arithmetic::new(model, spec.log_n, &spec.ciphertext_primes, &spec.special_primes);
-    let shapes = program.keys.iter().map(|k| (k.id, k.shape)).collect();
+    let arithmetic = Arithmetic::new(model, spec.log_n, &spec.ciphertext_primes, &spec.special_primes)
+        .with_levels(spec.levels.as_deref());
+    let shapes = program.keys.iter().map(|k| ((k.id, k.shape.level), k.shape)).collect();
     let mut walk = Walk { program, arithmetic, shapes, registers: BTreeMap::new() };
     let memory = walk.memory();
     walk.arithmetic = walk.arithmetic.with_resident(memory.bytes());
@@ -106,11 +107,13 @@ impl Walk<'_> {
 
     /// Key switching with the key `id`; nothing if the program has none.
     fn switch(&self, work: KeyWork, level: usize, id: KeyId) -> Work {
-        self.shapes.get(&id).map_or(Work::default(), |&shape| self.arithmetic.switch(work, level, shape))
+        let shape = self.shapes.range((id, level)..=(id, usize::MAX)).next();
+        shape.map_or(Work::default(), |(_, &shape)| self.arithmetic.switch(work, level, shape))
     }
 
     fn step(&mut self, step: &Step) -> StepWork {
         let a = self.arithmetic.clone();
+        let l = |level: usize| a.limbs(level);
         let (level, work) = match step {
             Step::DiagonalsPlain { weights, dst } => {
                 let level = self.level_of(*weights);
@@ -119,7 +122,7 @@ impl Walk<'_> {
                     InputLayout::Diagonals(d) => d.products(),
                     InputLayout::CoefficientDot(_) | InputLayout::Tiles(_) => 0,
                 };
-                (level, a.plain_products(level, products) + a.buffers(2 * level))
+                (level, a.plain_products(level, products) + a.buffers(2 * l(level)))
             }
             Step::DiagonalsCipher { layout, weights, rescale, dst, .. } => {
                 let level = self.level_of(*weights);
@@ -135,7 +138,7 @@ impl Walk<'_> {
                 let level = self.level_of(*weights);
                 self.registers.extend(dst.iter().map(|d| (*d, (level, 1))));
                 let terms = inputs.first().map_or(0, Vec::len);
-                (level, (a.plain_products(level, terms) + a.buffers(2 * level)) * dst.len())
+                (level, (a.plain_products(level, terms) + a.buffers(2 * l(level))) * dst.len())
             }
             Step::Rotate { src, elements, dst } => {
                 let (level, _) = self.held(*src);
@@ -147,13 +150,13 @@ impl Walk<'_> {
                 let (level, _) = self.held(*src);
                 self.registers.extend([(*re, (level, 1)), (*im, (level, 1))]);
                 let conjugate = KeyId::new(Galois { rotation: 0, conjugate: true }, 1);
-                let passes = a.elementwise(2 * 3 * level) + a.buffers(2 * 2 * level);
+                let passes = a.elementwise(2 * 3 * l(level)) + a.buffers(2 * 2 * l(level));
                 (level, self.switch(KeyWork::hoisted(1), level, conjugate) + passes)
             }
             Step::Combine { re, dst, .. } => {
                 let (level, _) = self.held(*re);
                 self.registers.insert(*dst, (level, 1));
-                (level, a.elementwise(2 * 2 * level) + a.buffers(2 * level))
+                (level, a.elementwise(2 * 2 * l(level)) + a.buffers(2 * l(level)))
             }
             Step::CoefficientDot { weights, dst } => {
                 let level = self.level_of(*weights);
@@ -164,8 +167,8 @@ impl Walk<'_> {
                 let products = layout.outputs() * layout.chunks();
                 let weight_bytes = (2 * products * a.polynomial_bytes(level, 0)) as u64;
                 // The sums are short: reducing them counts.
-                let results = (degree + 1) * layout.outputs() * level;
-                let work = a.multiply_adds(multiplied * products * level) + a.elementwise(results) + a.buffers(results);
+                let results = (degree + 1) * layout.outputs() * l(level);
+                let work = a.multiply_adds(multiplied * products * l(level)) + a.elementwise(results) + a.buffers(results);
                 (level, Work { products, weight_bytes, ..work })
             }
             Step::CoefficientRows { layout, src, weights, dst } => {
@@ -174,18 +177,18 @@ impl Walk<'_> {
                 self.registers.extend((0..products).map(|o| (dst + o, (level, degree + 1))));
                 let weight_bytes = (2 * products * a.polynomial_bytes(self.level_of(*weights), 0)) as u64;
                 let work =
-                    a.multiply_adds(2 * (degree + 1) * products * level) + a.buffers((degree + 2) * products * level);
+                    a.multiply_adds(2 * (degree + 1) * products * l(level)) + a.buffers((degree + 2) * products * l(level));
                 (level, Work { products, weight_bytes, ..work })
             }
             Step::AddConstant { reg, .. } => {
                 let (level, _) = self.held(*reg);
-                (level, a.elementwise(2 * level))
+                (level, a.elementwise(2 * l(level)))
             }
             Step::Fold { reg, stages } => {
                 let (level, _) = self.held(*reg);
                 let stage = |s: &Vec<Galois>| {
                     s.first().map_or(Work::default(), |&g| {
-                        self.switch(KeyWork::fold(s.len()), level, KeyId::new(g, 1)) + a.elementwise(2 * level)
+                        self.switch(KeyWork::fold(s.len()), level, KeyId::new(g, 1)) + a.elementwise(2 * l(level))
                     })
                 };
                 (level, stages.iter().map(stage).fold(Work::default(), |sum, w| sum + w))
@@ -194,7 +197,7 @@ impl Walk<'_> {
                 let ((level, dx), (other, dy)) = (self.held(*x), self.held(*y));
                 let level = level.min(other);
                 self.registers.insert(*dst, (level, dx + dy));
-                (level, a.multiply_adds((dx + 1) * (dy + 1) * level) + a.buffers((dx + dy + 1) * level))
+                (level, a.multiply_adds((dx + 1) * (dy + 1) * l(level)) + a.buffers((dx + dy + 1) * l(level)))
             }
             Step::Relinearize { reg, rescale } => {
                 let (level, degree) = self.held(*reg);
@@ -213,22 +216,22 @@ impl Walk<'_> {
                 (
                     level,
                     a.encode_coefficients(level, 1)
-                        + a.multiply_adds((degree + 1) * level)
-                        + a.buffers((degree + 1) * level),
+                        + a.multiply_adds((degree + 1) * l(level))
+                        + a.buffers((degree + 1) * l(level)),
                 )
             }
             Step::AddScalar { reg, .. } => {
                 let (level, _) = self.held(*reg);
-                (level, a.encode_coefficients(level, 1) + a.elementwise(level))
+                (level, a.encode_coefficients(level, 1) + a.elementwise(l(level)))
             }
             Step::Add { dst, .. } => {
                 let (level, degree) = self.held(*dst);
-                (level, a.elementwise((degree + 1) * level))
+                (level, a.elementwise((degree + 1) * l(level)))
             }
             Step::DropLevel { src, level, dst } => {
                 let (_, degree) = self.held(*src);
                 self.registers.insert(*dst, (*level, degree));
-                (*level, a.buffers((degree + 1) * level))
+                (*level, a.buffers((degree + 1) * l(*level)))
             }
         };
         StepWork { level, work: work + a.step() }
@@ -244,7 +247,7 @@ impl Walk<'_> {
         let square = KeyId::new(Galois::IDENTITY, 2);
         let id = giants.iter().find(|g| **g != Galois::IDENTITY).map_or(square, |g| KeyId::new(*g, 2));
         (self.arithmetic.cipher_products(level, count)
-            + self.arithmetic.buffers(3 * level * giants.len())
+            + self.arithmetic.buffers(3 * self.arithmetic.limbs(level) * giants.len())
             + self.switch(work, level, id))
             * results
     }
@@ -260,7 +263,7 @@ impl Walk<'_> {
         let giants = self.switch(KeyWork::giants(layout.giants, rescale), level, square);
         rotated
             + self.arithmetic.cipher_products(level, layout.products())
-            + self.arithmetic.buffers(3 * level * layout.giants)
+            + self.arithmetic.buffers(3 * self.arithmetic.limbs(level) * layout.giants)
             + giants
     }
 }

@@ -123,6 +123,8 @@ pub(crate) struct Arithmetic<'a> {
     /// Whole bytes of a residue of each ciphertext prime, and of each special prime.
     ciphertext: Vec<usize>,
     special: Vec<usize>,
+    /// The primes of each level, if they are not the first ones.
+    levels: Option<&'a [Vec<usize>]>,
 }
 
 impl<'a> Arithmetic<'a> {
@@ -139,7 +141,22 @@ impl<'a> Arithmetic<'a> {
             ntt: butterfly * (n / 2) as f64 * f64::from(log_n),
             ciphertext: widths(ciphertext),
             special: widths(special),
+            levels: None,
         }
+    }
+
+    /// The same for levels of these primes.
+    pub fn with_levels(self, levels: Option<&'a [Vec<usize>]>) -> Self {
+        Self { levels, ..self }
+    }
+
+    /// Limbs of a polynomial at `level`.
+    pub fn limbs(&self, level: usize) -> usize {
+        self.of_level(level).map_or(level, <[usize]>::len)
+    }
+
+    fn of_level(&self, level: usize) -> Option<&'a [usize]> {
+        self.levels?.get(level.checked_sub(1)?).map(Vec::as_slice)
     }
 
     /// The same for a program of which so many bytes are kept.
@@ -150,12 +167,16 @@ impl<'a> Arithmetic<'a> {
     /// Bytes of a polynomial at `level` with `specials` special primes.
     pub fn polynomial_bytes(&self, level: usize, specials: usize) -> usize {
         let sum = |widths: &[usize], count: usize| widths.iter().take(count).sum::<usize>();
-        self.n * (sum(&self.ciphertext, level) + sum(&self.special, specials))
+        let ciphertext = match self.of_level(level) {
+            Some(limbs) => limbs.iter().filter_map(|&i| self.ciphertext.get(i)).sum(),
+            None => sum(&self.ciphertext, level),
+        };
+        self.n * (ciphertext + sum(&self.special, specials))
     }
 
     /// Bytes of a loaded key.
     pub fn key_bytes(&self, shape: KeyShape) -> usize {
-        2 * shape.digits() * self.polynomial_bytes(shape.level, shape.specials)
+        2 * shape.digits_at(self.limbs(shape.level)) * self.polynomial_bytes(shape.level, shape.specials)
     }
 
     /// The overhead of a step.
@@ -188,35 +209,40 @@ impl<'a> Arithmetic<'a> {
         self.decompose(level, shape) * work.decompositions
             + self.key_product(level, shape) * work.products
             + self.divide(level, shape.specials, work.rescale, 2) * work.divisions
-            + self.elementwise(level * work.products)
+            + self.elementwise(self.limbs(level) * work.products)
     }
 
     /// l inverse NTTs, then each digit converted to all other limbs and transformed.
     fn decompose(&self, level: usize, shape: KeyShape) -> Work {
-        let (limbs, digits) = (level + shape.specials, shape.digits_at(level));
+        let ciphertext = self.limbs(level);
+        let (limbs, digits) = (ciphertext + shape.specials, shape.digits_at(ciphertext));
         let mut converted = 0;
         for d in 0..digits {
-            let own = shape.digit.min(level - d * shape.digit);
+            let own = shape.digit.min(ciphertext - d * shape.digit);
             converted += own * (limbs - own);
         }
         self.ntts(digits * limbs) + self.time(self.model.convert * (self.n * converted) as f64)
     }
 
     fn key_product(&self, level: usize, shape: KeyShape) -> Work {
-        let digits = shape.digits_at(level);
+        let digits = shape.digits_at(self.limbs(level));
         let bytes = 2 * digits * self.polynomial_bytes(level, shape.specials);
-        let words = 2 * digits * (level + shape.specials) * self.n;
+        let words = 2 * digits * (self.limbs(level) + shape.specials) * self.n;
         Work { key_products: 1, key_bytes: bytes as u64, ..self.stream(self.model.keys, words, bytes) }
     }
 
     /// Division of `parts` polynomials by the special primes, and by the highest prime if `rescale`.
     pub fn divide(&self, level: usize, specials: usize, rescale: bool, parts: usize) -> Work {
-        let dropped = specials + usize::from(rescale);
-        let kept = level - usize::from(rescale);
+        let (dropped, kept) = match (rescale, self.of_level(level), self.of_level(level.saturating_sub(1))) {
+            (true, Some(higher), Some(lower)) => {
+                (specials + higher.iter().filter(|i| !lower.contains(i)).count(), lower.len())
+            }
+            _ => (specials + usize::from(rescale), self.limbs(level) - usize::from(rescale)),
+        };
         if dropped == 0 {
             return Work::default();
         }
-        let accumulated = if specials > 0 { level + specials } else { 0 };
+        let accumulated = if specials > 0 { self.limbs(level) + specials } else { 0 };
         let each = self.ntts(dropped + kept)
             + self.time(self.model.convert * (self.n * dropped * kept) as f64)
             + self.elementwise(kept)
@@ -236,25 +262,26 @@ impl<'a> Arithmetic<'a> {
 
     fn weights(&self, stream: Stream, level: usize, products: usize) -> Work {
         let bytes = 2 * products * self.polynomial_bytes(level, 0);
-        let words = 2 * products * level * self.n;
+        let words = 2 * products * self.limbs(level) * self.n;
         Work { products, weight_bytes: bytes as u64, ..self.stream(stream, words, bytes) }
     }
 
     /// Encoding `polynomials` vectors of slots at `level`.
     pub fn encode_slots(&self, level: usize, polynomials: usize) -> Work {
         let transform = self.model.encode * (self.n / 2) as f64 * f64::from((self.n / 2).ilog2());
-        (self.time(transform) + self.ntts(level)) * polynomials
+        (self.time(transform) + self.ntts(self.limbs(level))) * polynomials
     }
 
     /// Encoding `polynomials` vectors of coefficients at `level`: no transform but the NTTs; laying out and rounding a coefficient
     /// takes about as long as two levels of a slot's transform.
     pub fn encode_coefficients(&self, level: usize, polynomials: usize) -> Work {
-        (self.time(2.0 * self.model.encode * self.n as f64) + self.ntts(level)) * polynomials
+        (self.time(2.0 * self.model.encode * self.n as f64) + self.ntts(self.limbs(level))) * polynomials
     }
 
     /// Encrypting `polynomials` plaintexts with the public key: three samples, two products.
     pub fn encrypt(&self, level: usize, polynomials: usize) -> Work {
         let sampled = self.time(self.model.encrypt * self.n as f64);
+        let level = self.limbs(level);
         (sampled + self.ntts(3 * level) + self.elementwise(4 * level) + self.multiply_adds(2 * level)) * polynomials
     }
 

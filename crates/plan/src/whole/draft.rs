@@ -6,7 +6,7 @@
 use super::geometry::{Arrangement, Geometry};
 use super::map::{Baby, Column, Entry, Map, Row, Split, SplitCounts, Steps, Weights};
 use super::stages::{Post, Stage};
-use super::{Choice, Constant, WholeTask};
+use super::{Choice, Constant, Primes, WholeTask};
 use crate::cost::{Arithmetic, KeyWork};
 use crate::forecast::Deviations;
 use crate::keys::{KeyChooser, KeySet, Use};
@@ -165,8 +165,13 @@ pub(crate) fn draft(
     let last = task.stages.len() - 1;
     let period = task.last_period(geometry)?;
     let ladder = Ladder::new(task, choice, ring.log_n, period)?;
-    let special_bits = choice.special.bits(&ladder.bits, ring)?;
-    let primes = PrimeChain::new(&mut ring.primes, &ladder.bits, special_bits, ring.bound)?;
+    let primes = match choice.primes {
+        Primes::Prefix(special) => {
+            let special_bits = special.bits(&ladder.bits, ring)?;
+            PrimeChain::new(&mut ring.primes, &ladder.bits, special_bits, ring.bound)?
+        }
+        Primes::Swapped(largest) => PrimeChain::swapped(&mut ring.primes, &ladder.bits, largest, ring.bound)?,
+    };
     let levels = ladder.bits.len();
     let mut d = Draftsman {
         task,
@@ -196,6 +201,10 @@ pub(crate) fn draft(
     let Draftsman { primes, steps, groups, constants, sets, input, .. } = d;
     let (q, p) = (primes.ciphertext.clone(), primes.special.clone());
     let parameters = ParameterSpec::new(ring.log_n, q, p, task.request.security);
+    let parameters = match &primes.levels {
+        Some(levels) => parameters.with_levels(levels.clone()),
+        None => parameters,
+    };
     let program = Program { parameters, keys: Vec::new(), input: input?, constants: groups, steps, output };
     Some(Draft { program, constants, sets, primes })
 }
@@ -227,6 +236,7 @@ impl<'a> Draftsman<'a> {
 
     fn arithmetic(&self) -> Arithmetic<'_> {
         Arithmetic::new(self.task.request.costs, self.log_n, &self.primes.ciphertext, &self.primes.special)
+            .with_levels(self.primes.levels.as_deref())
     }
 
     fn galois(&self, rotation: u32) -> Galois {
@@ -368,6 +378,23 @@ impl<'a> Draftsman<'a> {
         Some(())
     }
 
+    /// The register at a lower level and the same scale: primes are left out where the lower level has no others, else it is
+    /// multiplied by about 1 and divided.
+    pub(super) fn lowered(&mut self, mut src: Register, mut from: usize, to: usize) -> Register {
+        while from > to {
+            let dst = self.register();
+            if self.primes.contains(from, to) {
+                self.steps.push(Step::DropLevel { src, level: to, dst });
+                return dst;
+            }
+            let factor = self.primes.top(from);
+            self.steps.push(Step::MultiplyScalar { src, value: 1.0, scale: factor, dst });
+            self.steps.push(Step::Rescale { reg: dst });
+            (src, from) = (dst, from - 1);
+        }
+        src
+    }
+
     fn squared(&mut self, square: bool, register: Register) -> Register {
         if !square {
             return register;
@@ -419,12 +446,8 @@ impl<'a> Draftsman<'a> {
             if is_input {
                 vectors = self.geometry.input.blocks;
             } else {
-                if held_level > level {
-                    for register in &mut registers {
-                        let dst = self.register();
-                        self.steps.push(Step::DropLevel { src: *register, level, dst });
-                        *register = dst;
-                    }
+                for register in &mut registers {
+                    *register = self.lowered(*register, held_level, level);
                 }
                 if single && vectors > 1 {
                     combined = true;
@@ -695,12 +718,8 @@ impl<'a> Draftsman<'a> {
                 }
             }
         }
-        if held_level > level {
-            for register in &mut registers {
-                let dst = self.register();
-                self.steps.push(Step::DropLevel { src: *register, level, dst });
-                *register = dst;
-            }
+        for register in &mut registers {
+            *register = self.lowered(*register, held_level, level);
         }
         let count = layout.outputs();
         let mut first = None;

@@ -138,6 +138,15 @@ fn gigabytes(bytes: u64) -> String {
     format!("{:.1}", bytes as f64 / 1e9)
 }
 
+/// How moduli are made of primes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Primes {
+    /// A prime for each rescale, and special primes of another size.
+    Prefix(Special),
+    /// Large primes of so many bits, and small ones that rescales swap for others.
+    Swapped(u32),
+}
+
 /// Everything that the search decides besides ring and geometry.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Choice {
@@ -145,7 +154,7 @@ pub(crate) struct Choice {
     pub message_bits: u32,
     /// log2 of the scale of weights.
     pub weight_bits: u32,
-    pub special: Special,
+    pub primes: Primes,
     /// Noise of key switches over what is there anyway.
     pub tolerance: f64,
     /// Seconds that a byte of memory counts as.

@@ -111,21 +111,12 @@ impl Draftsman<'_> {
 
     /// The product of two values brought to `level`, relinearised and rescaled.
     fn product(&mut self, a: Power, b: Power, level: usize) -> Option<Register> {
-        let first = self.lowered(a, level);
-        let second = if a.register == b.register { first } else { self.lowered(b, level) };
+        let first = self.lowered(a.register, a.level, level);
+        let second = if a.register == b.register { first } else { self.lowered(b.register, b.level, level) };
         let dst = self.register();
         self.steps.push(Step::Multiply { a: first, b: second, dst });
         self.relinearize(dst, level)?;
         Some(dst)
-    }
-
-    fn lowered(&mut self, power: Power, level: usize) -> Register {
-        if power.level == level {
-            return power.register;
-        }
-        let dst = self.register();
-        self.steps.push(Step::DropLevel { src: power.register, level, dst });
-        dst
     }
 
     /// Evaluates a tree at exactly this level and scale.
@@ -170,7 +161,7 @@ impl Draftsman<'_> {
         let mut sum = None;
         for (k, &value) in coefficients.iter().enumerate().skip(1).filter(|(_, c)| **c != 0.0) {
             let power = *powers.get(&k)?;
-            let src = self.lowered(power, above);
+            let src = self.lowered(power.register, power.level, above);
             let dst = self.register();
             self.steps.push(Step::MultiplyScalar { src, value, scale: target / power.scale, dst });
             match sum {

@@ -4,13 +4,15 @@ use super::draft::{Draft, Ladder, draft};
 use super::geometry::Geometry;
 use super::simulate::simulate;
 use super::stages::trace;
-use super::{Choice, WholeError, WholeRequest, WholeTask};
+use super::{Choice, Primes, WholeError, WholeRequest, WholeTask};
 use crate::cost::{Arithmetic, LOG_N, Prediction, predict};
-use crate::keys::{KeyChooser, Shapes};
+use crate::keys::{KeyChooser, KeySet};
 use crate::plan::{Forecast, Plan};
 use crate::search::{Alternative, PlanError, RingContext, Special, Verdict};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
 use std::rc::Rc;
-use subrosa_fhe::{NoiseModel, ParameterSpec, Parameters};
+use subrosa_fhe::{NoiseModel, Parameters};
 use subrosa_program::{KeyRequirement, Program};
 
 /// Bits of scales that candidates are compared at.
@@ -18,16 +20,18 @@ const NOMINAL_BITS: u32 = 28;
 /// Scales of messages that are tried.
 const MESSAGE_BITS: std::ops::RangeInclusive<u32> = 20..=44;
 /// Bits by which the scale of weights may be below that of messages.
-const WEIGHTS_BELOW: [u32; 3] = [4, 2, 0];
+const WEIGHTS_BELOW: [u32; 2] = [2, 0];
 /// Most phases along an axis.
 const MOST_PHASES: [u32; 4] = [1, 2, 4, 8];
+/// Sizes of the large primes of swapped chains.
+const SWAPPED: [u32; 3] = [50, 48, 45];
 const TOLERANCES: [f64; 2] = [1.0, 8.0];
 /// Candidates of a ring that are refined, the cheapest first.
-const REFINED: usize = 2;
+const REFINED: usize = 3;
 /// A ring whose cheapest candidate takes so many times the best is not searched.
 const HOPELESS: f64 = 1.5;
 /// Samples whose errors are simulated.
-const SIMULATED: usize = 6;
+const SIMULATED: usize = 4;
 /// Errors are taken to be this much larger than on the simulated samples.
 const SAMPLE_MARGIN: f64 = 1.5;
 /// What a byte of memory counts as in seconds, in turn, until the memory suffices.
@@ -131,7 +135,7 @@ fn price(task: &WholeTask<'_>, ring: &mut RingContext) -> Vec<Priced> {
     let choice = Choice {
         message_bits: NOMINAL_BITS,
         weight_bits: NOMINAL_BITS,
-        special: Special::Larger(2),
+        primes: Primes::Swapped(50),
         tolerance: 1.0,
         per_byte: 0.0,
     };
@@ -154,7 +158,8 @@ fn price(task: &WholeTask<'_>, ring: &mut RingContext) -> Vec<Priced> {
             }
             seen.push(key);
             let geometry = Rc::new(geometry);
-            for special in Special::ALL {
+            let prefix = Special::ALL.into_iter().map(Primes::Prefix);
+            for primes in SWAPPED.into_iter().map(Primes::Swapped).chain(prefix) {
                 for tolerance in TOLERANCES {
                     for per_byte in PER_BYTE {
                         if per_byte > 0.0 && task.request.memory_limit.is_none() {
@@ -163,7 +168,7 @@ fn price(task: &WholeTask<'_>, ring: &mut RingContext) -> Vec<Priced> {
                         let choice = Choice {
                             message_bits: NOMINAL_BITS,
                             weight_bits: NOMINAL_BITS,
-                            special,
+                            primes,
                             tolerance,
                             per_byte,
                         };
@@ -196,27 +201,39 @@ fn sketch(
             ring.log_n,
             &draft.primes.ciphertext,
             &draft.primes.special,
-        ),
+        )
+        .with_levels(draft.primes.levels.as_deref()),
         dev: ring.dev,
         tolerance: choice.tolerance,
         per_byte: choice.per_byte,
     };
-    let shapes = chooser.shapes(&draft.sets)?;
-    draft.set_keys(&shapes);
+    let keys = keys(&chooser, &draft.sets)?;
+    draft.set_keys(keys);
     let prediction = predict(&draft.program, task.request.costs);
     Some((draft, prediction))
 }
 
+/// A key for each level that it is used at: keys that one step uses together have one shape.
+fn keys(chooser: &KeyChooser<'_>, sets: &[KeySet]) -> Option<Vec<KeyRequirement>> {
+    let mut by_level: BTreeMap<usize, Vec<KeySet>> = BTreeMap::new();
+    for set in sets {
+        let level = set.uses.iter().map(|u| u.level).max()?;
+        by_level.entry(level).or_default().push(set.clone());
+    }
+    let mut out = Vec::new();
+    for sets in by_level.values() {
+        out.extend(chooser.shapes(sets)?.into_iter().map(|(id, shape)| KeyRequirement { id, shape }));
+    }
+    out.sort_by_key(|k| (k.id, k.shape.level));
+    Some(out)
+}
+
 impl Draft {
     /// Gives the program its keys, and leaves only the special primes that they use.
-    fn set_keys(&mut self, shapes: &Shapes) {
-        self.primes.keep_specials(shapes.values().map(|s| s.specials).max().unwrap_or(0));
-        let spec = &self.program.parameters;
-        let (q, p) = (self.primes.ciphertext.clone(), self.primes.special.clone());
-        if let Some(security) = spec.security() {
-            self.program.parameters = ParameterSpec::new(spec.log_n, q, p, security);
-        }
-        self.program.keys = shapes.iter().map(|(&id, &shape)| KeyRequirement { id, shape }).collect();
+    fn set_keys(&mut self, keys: Vec<KeyRequirement>) {
+        self.primes.keep_specials(keys.iter().map(|k| k.shape.specials).max().unwrap_or(0));
+        self.program.parameters.special_primes = self.primes.special.clone();
+        self.program.keys = keys;
     }
 }
 
@@ -224,8 +241,9 @@ impl Draft {
 fn refine(task: &WholeTask<'_>, ring: &mut RingContext, priced: &Priced) -> Result<Candidate, Option<f64>> {
     let mut best: Option<Candidate> = None;
     let mut reached: Option<f64> = None;
+    let mut start = NOMINAL_BITS;
     for below in WEIGHTS_BELOW {
-        let mut bits = NOMINAL_BITS;
+        let mut bits = start;
         let mut tried: Vec<(u32, bool)> = Vec::new();
         while MESSAGE_BITS.contains(&bits) && !tried.iter().any(|t| t.0 == bits) {
             let choice = Choice { message_bits: bits, weight_bits: bits - below, ..priced.choice };
@@ -245,13 +263,13 @@ fn refine(task: &WholeTask<'_>, ring: &mut RingContext, priced: &Priced) -> Resu
                 let name = priced.geometry.name.clone();
                 let found = Candidate { draft, error, prediction, log_n: ring.log_n, name };
                 if best.as_ref().is_none_or(|b| found.seconds() < b.seconds()) {
-                    best = Some(found);
+                    (best, start) = (Some(found), bits);
                 }
             }
             // Every bit of scale halves the error.
             let missing = (error / task.request.max_error).log2();
             bits = if enough {
-                bits - ((-missing).floor() as u32).max(1)
+                bits - ((-missing).floor() as u32).clamp(1, 4)
             } else {
                 bits + (missing.ceil() as u32).clamp(1, 8)
             };
@@ -262,15 +280,16 @@ fn refine(task: &WholeTask<'_>, ring: &mut RingContext, priced: &Priced) -> Resu
 
 /// A bound on the error of an output, from simulated evaluations.
 fn forecast(task: &WholeTask<'_>, draft: &Draft) -> Option<f64> {
-    let samples = task.request.samples.iter().take(SIMULATED);
-    let mut worst = 0.0f64;
-    for (seed, sample) in samples.enumerate() {
+    let constants: Vec<_> = draft.constants.iter().collect();
+    let samples: Vec<&Vec<f64>> = task.request.samples.iter().take(SIMULATED).collect();
+    let error_of = |(seed, sample): (usize, &&Vec<f64>)| -> Option<f64> {
         let expected = trace(&task.stages, sample).pop()?.0;
-        let constants: Vec<_> = draft.constants.iter().collect();
         let noisy = simulate(&draft.program, &constants, sample, Some(seed as u64)).ok()?;
         let squares: f64 = noisy.outputs.iter().zip(&expected).map(|(a, b)| (a - b) * (a - b)).sum();
-        worst = worst.max((squares / expected.len().max(1) as f64).sqrt());
-    }
+        Some((squares / expected.len().max(1) as f64).sqrt())
+    };
+    let errors: Vec<f64> = samples.par_iter().enumerate().map(error_of).collect::<Option<_>>()?;
+    let worst = errors.into_iter().fold(0.0, f64::max);
     let rows = task.stages.last()?.size();
     let model = NoiseModel::new(draft.program.parameters.log_n);
     let tail = subrosa_fhe::noise::tail_bound(1.0, rows).max(model.slot_bound(1.0, 1) / model.slot_std(1.0) / 2.0);

@@ -39,7 +39,7 @@ struct Machine<'a> {
     program: &'a Program,
     constants: &'a [&'a Constant],
     dev: Deviations,
-    shapes: BTreeMap<KeyId, KeyShape>,
+    shapes: BTreeMap<(KeyId, usize), KeyShape>,
     noise: Option<ChaCha8Rng>,
     vectors: BTreeMap<Register, Vector>,
     rows: BTreeMap<Register, Rows>,
@@ -59,7 +59,7 @@ pub(crate) fn simulate(
         program,
         constants,
         dev: Deviations::new(log_n),
-        shapes: program.keys.iter().map(|k| (k.id, k.shape)).collect(),
+        shapes: program.keys.iter().map(|k| ((k.id, k.shape.level), k.shape)).collect(),
         noise: seed.map(ChaCha8Rng::seed_from_u64),
         vectors: BTreeMap::new(),
         rows: BTreeMap::new(),
@@ -123,18 +123,19 @@ impl Machine<'_> {
     }
 
     fn log_primes(&self, level: usize) -> Vec<f64> {
-        self.program.parameters.ciphertext_primes.iter().take(level).map(|&q| (q as f64).log2()).collect()
+        self.program.parameters.level_primes(level).into_iter().map(|q| (q as f64).log2()).collect()
     }
 
     /// Deviation in the slots of `count` key products with one division, times the scale behind it.
     fn switched(&self, id: KeyId, level: usize, count: usize, rescale: bool) -> f64 {
-        let Some(shape) = self.shapes.get(&id) else { return self.dev.slots(self.dev.rescale()) };
+        let shape = self.shapes.range((id, level)..=(id, usize::MAX)).next();
+        let Some((_, shape)) = shape else { return self.dev.slots(self.dev.rescale()) };
         let logs = self.log_primes(level);
         let digits: Vec<f64> = logs.chunks(shape.digit.max(1)).map(|d| d.iter().sum()).collect();
         let specials = self.program.parameters.special_primes.iter().take(shape.specials);
         let log_p = specials.map(|&p| (p as f64).log2()).sum();
         let deviation = if rescale {
-            self.dev.key_switch_rescale(&digits, log_p, logs.last().copied().unwrap_or(0.0), count)
+            self.dev.key_switch_rescale(&digits, log_p, self.top(level).log2(), count)
         } else {
             self.dev.key_switch(&digits, log_p, count)
         };
@@ -142,8 +143,7 @@ impl Machine<'_> {
     }
 
     fn top(&self, level: usize) -> f64 {
-        let primes = &self.program.parameters.ciphertext_primes;
-        level.checked_sub(1).and_then(|i| primes.get(i)).map_or(1.0, |&q| q as f64)
+        self.program.parameters.rescale_factor(level).unwrap_or(1.0)
     }
 
     fn entries(&self, group: usize, index: usize) -> Result<(&[Entry], usize), SimulateError> {
