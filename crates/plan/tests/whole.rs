@@ -1,53 +1,255 @@
-//! Plans of whole networks, simulated in exact slot arithmetic.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+//! Plans of whole networks, simulated slot by slot: exactly the circuit's values, and with noise within the forecast.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use subrosa_fhe::Kernel;
 use subrosa_fhe::security::SecurityLevel;
-use subrosa_network::{Network, Scope, Substitutions};
-use subrosa_plan::{CostModel, InputRange, WholeRequest, plan_whole};
+use subrosa_network::{ActivationKind, Circuit, CircuitLayer, LayerActivation, Place, Polynomial, Source, SparseMatrix, Term};
+use subrosa_plan::{CostModel, InputRange, Plan, PlanError, WholeError, WholeRequest, plan_whole};
 
-#[test]
-fn the_cifar10_network_simulates_to_its_plaintext_result() {
-    let onnx = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/cifar10-quadratic.onnx")).unwrap();
-    let network = Network::from_onnx(&onnx).unwrap();
-    let split = network.circuit(&Scope::All, &Substitutions::none()).unwrap();
-    let mut rng = StdRng::seed_from_u64(1);
-    let samples: Vec<Vec<f64>> =
-        (0..8).map(|_| (0..split.features).map(|_| rng.random_range(0.0..1.0)).collect()).collect();
-    let costs = CostModel::builtin(Kernel::Avx512Ifma);
-    let request = WholeRequest {
-        circuit: &split.circuit,
-        input: InputRange { max_abs: 255.0, max_norm: 1e5 },
-        samples: &samples,
-        calibrated: true,
-        encrypted_input: true,
-        security: SecurityLevel::Bits128,
-        max_error: 0.1,
-        memory_limit: None,
-        costs: &costs,
-        kernel: Kernel::Portable,
-    };
-    let start = std::time::Instant::now();
-    let plan = plan_whole(&request).unwrap();
-    eprintln!("planned in {:.1} s", start.elapsed().as_secs_f64());
-    for a in &plan.alternatives {
-        eprintln!("{a:?}");
+/// Positions of an image, channel first.
+fn image(channels: u32, rows: u32, cols: u32) -> Vec<Place> {
+    let at = |i: u32| [i / (rows * cols), i / cols % rows, i % cols];
+    (0..channels * rows * cols).map(at).collect()
+}
+
+struct Net {
+    rng: StdRng,
+    circuit: Circuit,
+}
+
+impl Net {
+    fn new(seed: u64, input: Vec<Place>) -> Self {
+        Self { rng: StdRng::seed_from_u64(seed), circuit: Circuit { input_places: input, layers: Vec::new(), weights: 0 } }
     }
-    eprintln!("{:?}", plan.forecast);
-    eprintln!("{:?}", plan.prediction.memory);
-    for (step, work) in plan.program.steps.iter().zip(&plan.prediction.steps) {
-        if work.work.seconds > 1e-3 {
-            eprintln!("{} level {} {:.1} ms products {} ntts {} keys {}", step.name(), work.level, work.work.seconds*1e3, work.work.products, work.work.ntts, work.work.key_products);
+
+    fn places(&self, source: Source) -> &[Place] {
+        match source {
+            Source::Input => &self.circuit.input_places,
+            Source::Layer(i) => &self.circuit.layers[i].places,
         }
     }
-    for sample in &samples {
-        let expected = split.circuit.eval(sample);
-        let found = plan.simulate(sample, None).unwrap().outputs;
-        let worst = expected.iter().zip(&found).fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
-        let noisy = plan.simulate(sample, Some(7)).unwrap();
-        let noise = expected.iter().zip(&noisy.outputs).fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
-        eprintln!("{expected:?} exact to {worst:.1e}, with noise {noise:.1e}, largest slot {}", noisy.largest);
-        assert!(worst < 1e-6, "{worst}");
+
+    /// A convolution with random kernels of `size` x `size`, zero padding `pad`.
+    fn convolution(&mut self, source: Source, to: &[Place], size: i64, stride: i64, pad: i64) -> Term {
+        let from = self.places(source).to_vec();
+        let count = |places: &[Place]| places.iter().map(|p| p[0] as usize + 1).max().unwrap();
+        let (inputs, outputs, taps) = (count(&from), count(to), (size * size) as usize);
+        let norm = 1.0 / ((inputs * taps) as f64).sqrt();
+        let kernel: Vec<f64> =
+            (0..inputs * outputs * taps).map(|_| norm * self.rng.random_range(-1.0..1.0)).collect();
+        let row = |o: &Place| {
+            let tap = |(i, p): (usize, &Place)| {
+                let along = |axis: usize| i64::from(p[axis]) - (i64::from(o[axis]) * stride - pad);
+                let (dy, dx) = (along(1), along(2));
+                let inside = (0..size).contains(&dy) && (0..size).contains(&dx);
+                let at = (o[0] as usize * inputs + p[0] as usize) * taps + (dy * size + dx) as usize;
+                inside.then(|| (i as u32, kernel[at]))
+            };
+            from.iter().enumerate().filter_map(tap).collect::<Vec<_>>()
+        };
+        Term { source, matrix: SparseMatrix::from_rows(from.len(), to.iter().map(row).collect::<Vec<_>>()).unwrap() }
     }
+
+    /// Every output from every input.
+    fn dense(&mut self, source: Source, outputs: usize) -> Term {
+        let inputs = self.places(source).len();
+        let norm = 1.0 / (inputs as f64).sqrt();
+        let values: Vec<f64> = (0..inputs * outputs).map(|_| norm * self.rng.random_range(-1.0..1.0)).collect();
+        Term { source, matrix: SparseMatrix::dense(outputs, inputs, &values) }
+    }
+
+    /// The mean of 2 x 2 positions of a layer, as a matrix.
+    fn mean_pool(&self, source: Source, to: &[Place]) -> SparseMatrix {
+        let from = self.places(source);
+        let row = |o: &Place| {
+            let inside = |p: &Place| p[0] == o[0] && p[1] / 2 == o[1] && p[2] / 2 == o[2];
+            from.iter().enumerate().filter(|(_, p)| inside(p)).map(|(i, _)| (i as u32, 0.25)).collect::<Vec<_>>()
+        };
+        SparseMatrix::from_rows(from.len(), to.iter().map(row).collect::<Vec<_>>()).unwrap()
+    }
+
+    fn layer(&mut self, places: Vec<Place>, terms: Vec<Term>, activation: LayerActivation) -> Source {
+        let bias = places.iter().map(|p| 0.1 * f64::from(p[0]) - 0.2).collect();
+        let name = format!("layer{}", self.circuit.layers.len());
+        self.circuit.layers.push(CircuitLayer { name, places, terms, bias, activation });
+        Source::Layer(self.circuit.layers.len() - 1)
+    }
+
+    /// A quadratic for each channel.
+    fn quadratic(&mut self, places: &[Place]) -> LayerActivation {
+        let channels = places.iter().map(|p| p[0] + 1).max().unwrap();
+        let polynomials = (0..channels)
+            .map(|_| Polynomial::new(vec![0.1, 0.5, self.rng.random_range(0.1..0.3)]))
+            .collect();
+        LayerActivation::Polynomial { polynomials, of: places.iter().map(|p| p[0]).collect() }
+    }
+
+    fn samples(&mut self, count: usize) -> Vec<Vec<f64>> {
+        let size = self.circuit.input_places.len();
+        (0..count).map(|_| (0..size).map(|_| self.rng.random_range(0.0..1.0)).collect()).collect()
+    }
+
+    fn plan(&self, samples: &[Vec<f64>], encrypted_input: bool, memory_limit: Option<u64>) -> Result<Plan, PlanError> {
+        let costs = CostModel::builtin(Kernel::Avx512Ifma);
+        let size = self.circuit.input_places.len() as f64;
+        plan_whole(&WholeRequest {
+            circuit: &self.circuit,
+            input: InputRange { max_abs: 1.0, max_norm: size.sqrt() },
+            samples,
+            calibrated: true,
+            encrypted_input,
+            security: SecurityLevel::Bits128,
+            max_error: 1e-2,
+            memory_limit,
+            costs: &costs,
+            kernel: Kernel::Portable,
+        })
+    }
+
+    /// Plans with encrypted and with plain input; both compute the circuit.
+    fn check(&mut self) -> Vec<Plan> {
+        let samples = self.samples(10);
+        let mut plans = Vec::new();
+        for encrypted in [true, false] {
+            let plan = self.plan(&samples, encrypted, None).unwrap();
+            plan.program.validate().unwrap();
+            for sample in self.samples(3) {
+                let expected = self.circuit.eval(&sample);
+                let distance = |found: &[f64]| found.iter().zip(&expected).fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
+                let exact = distance(&plan.simulate(&sample, None).unwrap().outputs);
+                assert!(exact < 1e-6, "off by {exact} without noise");
+                let noisy = distance(&plan.simulate(&sample, Some(3)).unwrap().outputs);
+                assert!(noisy > 1e-9 && noisy < plan.forecast.max_abs_error, "{noisy} {:?}", plan.forecast);
+            }
+            plans.push(plan);
+        }
+        plans
+    }
+}
+
+#[test]
+fn a_convolutional_network_with_pooling_strides_and_odd_sizes() {
+    for (seed, rows, cols) in [(1, 8, 8), (2, 7, 5), (3, 1, 12)] {
+        let mut net = Net::new(seed, image(3, rows, cols));
+        let places = image(4, rows, cols);
+        let first = net.convolution(Source::Input, &places, 3, 1, 1);
+        let quadratic = net.quadratic(&places);
+        let layer = net.layer(places, vec![first], quadratic);
+        let pooled = image(4, rows.div_ceil(2), cols.div_ceil(2));
+        let places = image(6, rows.div_ceil(2), cols.div_ceil(2));
+        // The pooling goes into the convolution behind it.
+        let pool = net.mean_pool(layer, &pooled);
+        net.circuit.layers.push(CircuitLayer {
+            name: "pooled".into(),
+            places: pooled,
+            terms: Vec::new(),
+            bias: Vec::new(),
+            activation: LayerActivation::Identity,
+        });
+        let mut second = net.convolution(Source::Layer(1), &places, 3, 1, 1);
+        net.circuit.layers.pop();
+        second = Term { source: layer, matrix: second.matrix.times(&pool) };
+        let quadratic = net.quadratic(&places);
+        let layer = net.layer(places, vec![second], quadratic);
+        let strided = image(5, rows.div_ceil(4), cols.div_ceil(4));
+        let third = net.convolution(layer, &strided, 3, 2, 1);
+        let quadratic = net.quadratic(&strided);
+        let layer = net.layer(strided, vec![third], quadratic);
+        let hidden = net.dense(layer, 9);
+        let flat = image(9, 1, 1);
+        let quadratic = net.quadratic(&flat);
+        let layer = net.layer(flat, vec![hidden], quadratic);
+        let scores = net.dense(layer, 4);
+        net.layer(image(4, 1, 1), vec![scores], LayerActivation::Identity);
+        net.check();
+    }
+}
+
+#[test]
+fn a_residual_network_reads_values_of_two_levels() {
+    let mut net = Net::new(4, image(2, 6, 6));
+    let places = image(4, 6, 6);
+    let first = net.convolution(Source::Input, &places, 3, 1, 1);
+    let quadratic = net.quadratic(&places);
+    let stem = net.layer(places.clone(), vec![first], quadratic);
+    let inner = net.convolution(stem, &places, 3, 1, 1);
+    let quadratic = net.quadratic(&places);
+    let inner = net.layer(places.clone(), vec![inner], quadratic);
+    let outer = net.convolution(inner, &places, 3, 1, 1);
+    let skip = Term { source: stem, matrix: SparseMatrix::identity(places.len()) };
+    let quadratic = net.quadratic(&places);
+    let sum = net.layer(places, vec![outer, skip], quadratic);
+    let scores = net.dense(sum, 3);
+    net.layer(image(3, 1, 1), vec![scores], LayerActivation::Identity);
+    net.check();
+}
+
+#[test]
+fn polynomials_of_higher_degree_and_layers_without_activation() {
+    for degree in [3, 5, 7] {
+        let mut net = Net::new(5, image(1, 6, 6));
+        let places = image(3, 4, 4);
+        let first = net.convolution(Source::Input, &places, 3, 1, 0);
+        let coefficients: Vec<f64> = (0..=degree).map(|k| if k == 4 { 0.0 } else { 0.4 / (1.0 + f64::from(k)) }).collect();
+        let activation = LayerActivation::uniform(Polynomial::new(coefficients), places.len()).unwrap();
+        let layer = net.layer(places.clone(), vec![first], activation);
+        let linear = net.convolution(layer, &places, 3, 1, 1);
+        let layer = net.layer(places, vec![linear], LayerActivation::Identity);
+        let scores = net.dense(layer, 2);
+        net.layer(image(2, 1, 1), vec![scores], LayerActivation::Identity);
+        net.check();
+    }
+}
+
+#[test]
+fn results_with_equal_weights_share_them() {
+    let mut net = Net::new(6, image(1, 32, 32));
+    let places = image(32, 32, 32);
+    let first = net.convolution(Source::Input, &places, 3, 1, 1);
+    let quadratic = net.quadratic(&places);
+    let layer = net.layer(places.clone(), vec![first], quadratic);
+    // 2 x 2 positions that are pooled afterwards stand in four blocks, two ciphertexts: both have the same kernels.
+    let second = net.convolution(layer, &places, 1, 1, 0);
+    let quadratic = net.quadratic(&places);
+    let layer = net.layer(places, vec![second], quadratic);
+    let pooled = image(32, 16, 16);
+    let matrix = net.mean_pool(layer, &pooled);
+    let layer = net.layer(pooled, vec![Term { source: layer, matrix }], LayerActivation::Identity);
+    let scores = net.dense(layer, 3);
+    net.layer(image(3, 1, 1), vec![scores], LayerActivation::Identity);
+    let samples = net.samples(4);
+    let plan = net.plan(&samples, true, None).unwrap();
+    let most = plan.program.steps.iter().filter_map(|s| match s {
+        subrosa_program::Step::Linear { dst, .. } => Some(dst.len()),
+        _ => None,
+    });
+    assert!(most.max() >= Some(2), "{:?}", plan.alternatives);
+    let sample = &samples[0];
+    let found = plan.simulate(sample, None).unwrap().outputs;
+    assert!(net.circuit.eval(sample).iter().zip(&found).all(|(a, b)| (a - b).abs() < 1e-6));
+}
+
+#[test]
+fn what_cannot_be_planned_is_refused_with_its_layer() {
+    let mut net = Net::new(7, image(1, 4, 4));
+    let places = image(2, 4, 4);
+    let first = net.convolution(Source::Input, &places, 3, 1, 1);
+    let quadratic = net.quadratic(&places);
+    let layer = net.layer(places.clone(), vec![first], quadratic);
+    let scores = net.dense(layer, 2);
+    net.layer(image(2, 1, 1), vec![scores], LayerActivation::Identity);
+    let samples = net.samples(4);
+    let limited = net.plan(&samples, true, Some(1000));
+    assert!(matches!(limited, Err(PlanError::Whole(WholeError::Memory { limit: 1000, .. }))));
+    let mut linear = Net { rng: StdRng::seed_from_u64(1), circuit: net.circuit.clone() };
+    linear.circuit.layers[0].activation = LayerActivation::Polynomial {
+        polynomials: vec![Polynomial::new(vec![0.0, 1.0]), Polynomial::new(vec![0.0, 1.0, 0.5])],
+        of: places.iter().map(|p| p[0]).collect(),
+    };
+    let error = linear.plan(&samples, true, None).err().unwrap().to_string();
+    assert!(error.contains("'layer0'") && error.contains("channel 0"), "{error}");
+    net.circuit.layers[0].activation = LayerActivation::Function(ActivationKind::Relu);
+    let error = net.plan(&samples, true, None).err().unwrap().to_string();
+    assert!(error.contains("'layer0'") && error.contains("--activation"), "{error}");
 }

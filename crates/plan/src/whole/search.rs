@@ -66,9 +66,7 @@ pub fn plan_whole(request: &WholeRequest<'_>) -> Result<Plan, PlanError> {
     let (mut smallest, mut reached): (Option<u64>, Option<f64>) = (None, None);
     for log_n in LOG_N {
         let Some(mut ring) = RingContext::new(log_n, request.security) else { continue };
-        let begun = std::time::Instant::now();
         let mut priced = price(&task, &mut ring);
-        if std::env::var_os("SUBROSA_DEBUG").is_some() { eprintln!("priced 2^{log_n}: {} in {:.1} s, best {:?}", priced.len(), begun.elapsed().as_secs_f64(), priced.iter().map(|p| p.seconds).fold(f64::INFINITY, f64::min)); }
         priced.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
         let refused = |verdict, error| Alternative {
             log_n,
@@ -252,9 +250,7 @@ fn refine(task: &WholeTask<'_>, ring: &mut RingContext, priced: &Priced) -> Resu
                 bits -= 1;
                 continue;
             };
-            let begun = std::time::Instant::now();
-            let Some(error) = forecast(task, &draft) else { break };
-            if std::env::var_os("SUBROSA_DEBUG").is_some() { eprintln!("2^{} bits {bits}-{below}: error {error:.2e} seconds {:.3} bytes {:.2e} simulated in {:.1}", ring.log_n, prediction.infer.seconds, prediction.memory.bytes() as f64, begun.elapsed().as_secs_f64()); }
+                let Some(error) = forecast(task, &draft) else { break };
             reached = Some(reached.map_or(error, |r: f64| r.min(error)));
             let enough = error <= task.request.max_error;
             tried.push((bits, enough));
