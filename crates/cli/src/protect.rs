@@ -30,9 +30,7 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
     let data =
         wanted.calibrate.as_deref().map(|path| samples::read(path, wanted.labels.as_deref(), None)).transpose()?;
     let mut substitutions = Substitutions::none();
-    for (kind, polynomial) in wanted.activations.iter().flat_map(Substitutions::iter) {
-        substitutions.insert(kind, polynomial.clone());
-    }
+    wanted.activations.iter().for_each(|others| substitutions.extend(others));
     let kernel = Kernel::active().map_err(|e| failure(OwnerError::Engine(e.into())))?;
     // Here, since a dry run has a home of its own.
     let costs = cost_model(&home.directory()?, kernel);

@@ -4,6 +4,7 @@
 //! A fit is asked for by its text, `METHOD(FUNCTION,DEGREE,LO,HI)`, as in `chebyshev(relu,4,-4,4)`, or as a [`Fit`].
 //! Which values an activation gets decides on the interval: outside of it polynomials run away.
 
+mod choice;
 mod function;
 mod projection;
 mod series;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::activation::ActivationKind;
 use crate::polynomial::Polynomial;
 
+pub use choice::{FitChoice, observed};
 pub use function::ScalarFunction;
 use projection::{Node, arcsine, checked, cuts, normal, project, uniform};
 use series::{series, smooth_series};
@@ -403,8 +405,13 @@ pub enum FitError {
     /// A text that is no fit.
     #[error("'{0}' is not a fit: write METHOD(FUNCTION,DEGREE,LO,HI), for example chebyshev(relu,4,-4,4)")]
     Text(String),
+    /// A text that is no choice of a fit.
+    #[error(
+        "'{0}' is not a fit: write auto, METHOD:DEGREE or METHOD:DEGREE@LO..HI, for example chebyshev:7 or chebyshev:7@-8..8"
+    )]
+    Choice(String),
     /// A method that is unknown.
-    #[error("'{0}' is not a way to fit: use taylor, chebyshev, least-squares, normal or integral")]
+    #[error("'{0}' is not a way to fit: use taylor, chebyshev, least-squares, normal, integral or, as in observed:7, observed")]
     UnknownMethod(String),
     /// A function that is unknown.
     #[error(
