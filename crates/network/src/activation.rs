@@ -348,7 +348,10 @@ mod tests {
         for (text, part) in [
             ("relu", "write ACTIVATION=POLYNOMIAL"),
             ("rellu=square", "'rellu' is not an activation"),
-            ("relu=cube", "or a sum like 0.5x^2+x-1, or a fit like chebyshev(4,-4,4) or, from calibration data, chebyshev:7"),
+            (
+                "relu=cube",
+                "or a sum like 0.5x^2+x-1, or a fit like chebyshev(4,-4,4) or, from calibration data, chebyshev:7",
+            ),
             ("relu=chebyshev:x", "'chebyshev:x' is not a fit: write auto, METHOD:DEGREE or METHOD:DEGREE@LO..HI"),
             ("relu=chebyshev:7@-8", "write auto, METHOD:DEGREE or METHOD:DEGREE@LO..HI"),
             ("relu=chebyshev:99", "a fit cannot have degree 99: choose 1 to 32"),

@@ -411,7 +411,9 @@ pub enum FitError {
     )]
     Choice(String),
     /// A method that is unknown.
-    #[error("'{0}' is not a way to fit: use taylor, chebyshev, least-squares, normal, integral or, as in observed:7, observed")]
+    #[error(
+        "'{0}' is not a way to fit: use taylor, chebyshev, least-squares, normal, integral or, as in observed:7, observed"
+    )]
     UnknownMethod(String),
     /// A function that is unknown.
     #[error(
