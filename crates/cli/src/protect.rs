@@ -54,7 +54,7 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
         let nowhere = tempfile::tempdir().map_err(io("create a directory in", &std::env::temp_dir()))?;
         let owner = Owner::open(nowhere.path()).map_err(failure)?;
         let (plan, calibration) = owner.plan(&request).map_err(|e| blamed(wanted, e))?;
-        warn(terminal, &calibration, &[]);
+        warn(terminal, &calibration, &texts(&calibration));
         return terminal.report(&PlanReport::new(&plan, calibration)?);
     }
     let owner = home.owner_or_new()?;
@@ -68,8 +68,11 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
         terminal.text(plan)?;
     }
     let (vault, _) = home.vault_or_new()?;
-    let report = owner.protect(&request, &vault, &OnBars(terminal.bars())).map_err(|e| blamed(wanted, e))?;
-    warn(terminal, &report.calibration, &report.replaced);
+    let prepared = owner.prepare(&request).map_err(|e| blamed(wanted, e))?;
+    // Before anything is encrypted: it takes long, and these may be reasons not to.
+    warn(terminal, prepared.calibration(), &prepared.replaced());
+    let report = owner.protect_prepared(&request, prepared, &vault, &OnBars(terminal.bars()));
+    let report = report.map_err(|e| blamed(wanted, e))?;
     terminal.report(&Protected { report, plan })
 }
 
@@ -86,6 +89,11 @@ fn blamed(wanted: &ProtectFlags, error: OwnerError) -> Failure {
         (OwnerError::Input(_), Some(data)) => failure(error).at(data),
         _ => failure(error),
     }
+}
+
+/// Activations that were fitted, for people.
+fn texts(calibration: &Calibration) -> Vec<String> {
+    calibration.fits.iter().map(ToString::to_string).collect()
 }
 
 /// What the owner should know about ranges and replaced activations.
@@ -108,7 +116,10 @@ fn warn(terminal: &Terminal, calibration: &Calibration, replaced: &[String]) {
         }
         (None, _) => "what that costs is not known".into(),
     };
-    terminal.warn(format!("{}: {cost}", replaced.join(", ")));
+    for line in replaced {
+        terminal.warn(line);
+    }
+    terminal.warn(cost);
 }
 
 impl fmt::Display for Protected {

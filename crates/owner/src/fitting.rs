@@ -14,10 +14,6 @@ use subrosa_network::{
 pub(crate) const FITTED_ON: usize = 256;
 /// Degrees that `auto` tries for all layers at once.
 const DEGREES: [usize; 7] = [2, 3, 5, 7, 9, 11, 15];
-/// Degrees that `auto` then tries for one layer: the highest that cost as few levels.
-const FEWER_LEVELS: [usize; 3] = [2, 3, 7];
-/// How often it runs the samples through the network for that.
-const MOST_WALKS: usize = 24;
 /// Share of answers that `auto` wants to agree with the original network's.
 const WANTED_AGREEMENT: f64 = 0.99;
 /// Values in use may be this much larger than those on calibration data.
@@ -111,7 +107,7 @@ pub(crate) fn fit_functions(
     }
     let fitted = match samples {
         Some(samples) if open.iter().any(|one| *one.choice == FitChoice::Auto) => automatic(circuit, &open, samples)?,
-        _ => walk(circuit, &open, samples, &vec![0; open.len()])?.0,
+        _ => walk(circuit, &open, samples, 0)?.0,
     };
     for (one, fitted) in open.iter().zip(&fitted) {
         split.circuit.substitute(one.layer, &fitted.polynomial);
@@ -141,12 +137,12 @@ fn open<'a>(split: &CircuitSplit, substitutions: &'a Substitutions) -> Result<Ve
     Ok(found)
 }
 
-/// The lowest degree for all with which the network answers as it did, then for each layer alone.
+/// The fits of the lowest degree with which the network answers as it did, else of the best.
 fn automatic(circuit: &Circuit, open: &[Open], samples: &Samples) -> Result<Vec<FittedActivation>, OwnerError> {
     let mut best: Option<(Vec<FittedActivation>, f64)> = None;
     let mut refused = None;
     for degree in DEGREES {
-        let (fitted, agreement) = match walk(circuit, open, Some(samples), &vec![degree; open.len()]) {
+        let (fitted, agreement) = match walk(circuit, open, Some(samples), degree) {
             Ok(found) => found,
             Err(error) => {
                 refused = Some(error);
@@ -154,7 +150,7 @@ fn automatic(circuit: &Circuit, open: &[Open], samples: &Samples) -> Result<Vec<
             }
         };
         if agreement >= WANTED_AGREEMENT {
-            return lowered(circuit, open, samples, degree, (fitted, agreement));
+            return Ok(fitted);
         }
         if best.as_ref().is_none_or(|(_, so_far)| agreement > *so_far) {
             best = Some((fitted, agreement));
@@ -164,56 +160,13 @@ fn automatic(circuit: &Circuit, open: &[Open], samples: &Samples) -> Result<Vec<
     best.map(|(fitted, _)| fitted).ok_or_else(|| refused.unwrap_or_else(none))
 }
 
-/// Degrees lowered for a layer at a time where that saves levels and no answer.
-fn lowered(
-    circuit: &Circuit,
-    open: &[Open],
-    samples: &Samples,
-    degree: usize,
-    (mut fitted, agreement): (Vec<FittedActivation>, f64),
-) -> Result<Vec<FittedActivation>, OwnerError> {
-    let automatic: Vec<usize> = {
-        let open = open.iter().enumerate();
-        open.filter(|(_, one)| *one.choice == FitChoice::Auto).map(|(at, _)| at).collect()
-    };
-    if automatic.len() < 2 {
-        return Ok(fitted);
-    }
-    let mut degrees = vec![degree; open.len()];
-    let mut walks = 0;
-    for layer in automatic {
-        for lower in FEWER_LEVELS.into_iter().filter(|lower| levels(*lower) < levels(degree)) {
-            if walks == MOST_WALKS {
-                return Ok(fitted);
-            }
-            walks += 1;
-            let mut tried = degrees.clone();
-            if let Some(entry) = tried.get_mut(layer) {
-                *entry = lower;
-            }
-            if let Ok((found, share)) = walk(circuit, open, Some(samples), &tried)
-                && share >= agreement
-            {
-                (fitted, degrees) = (found, tried);
-                break;
-            }
-        }
-    }
-    Ok(fitted)
-}
-
-/// Products one after the other that powers up to a degree take.
-fn levels(degree: usize) -> u32 {
-    (degree + 1).next_power_of_two().ilog2()
-}
-
-/// Runs the samples through the circuit and fits each function to what arrives there, `auto` by the degrees given.
+/// Runs the samples through the circuit and fits each function to what arrives there, `auto` by the degree given.
 /// Returns the fits and the share of answers that agree with the original's.
 fn walk(
     circuit: &Circuit,
     open: &[Open],
     samples: Option<&Samples>,
-    degrees: &[usize],
+    degree: usize,
 ) -> Result<(Vec<FittedActivation>, f64), OwnerError> {
     let Some(samples) = samples else {
         let fits = open.iter().map(|one| fit_one(circuit, one, 0, &[]));
@@ -245,8 +198,8 @@ fn walk(
             sum
         };
         let mut values: Vec<Vec<f64>> = samples.features.par_iter().enumerate().map(linear).collect();
-        if let Some((one, degree)) = open.iter().zip(degrees).find(|(one, _)| one.layer == index) {
-            let fitted = fit_one(circuit, one, *degree, &values)?;
+        if let Some(one) = open.iter().find(|one| one.layer == index) {
+            let fitted = fit_one(circuit, one, degree, &values)?;
             let apply = |x: &mut f64| *x = fitted.polynomial.eval(*x);
             values.par_iter_mut().for_each(|values| values.iter_mut().for_each(apply));
             fits.push(fitted);
@@ -294,13 +247,7 @@ fn fit_one(
             // What lies beyond the interval, an observed degree's own, does not count.
             let within: Vec<f64> =
                 values.iter().copied().filter(|x| (interval.lo()..=interval.hi()).contains(x)).collect();
-            fit::observed(
-                one.function,
-                degree,
-                &within,
-                interval,
-                std::env::var("EVENLY").ok().and_then(|v| v.parse().ok()).unwrap_or(EVENLY),
-            )
+            fit::observed(one.function, degree, &within, interval, EVENLY)
         }
     };
     let candidates = match own {

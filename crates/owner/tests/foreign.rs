@@ -1,13 +1,14 @@
 //! Networks of others with ReLU, which stays as a polynomial fitted to calibration data, without any retraining.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers outside #[test] functions fail tests too
+
 mod common;
 
 use common::{Home, fixture, root};
-use rten_onnx::onnx::ModelProto;
 use subrosa_fhe::security::SecurityLevel;
 use subrosa_input::{Dataset, Preprocess, Samples, read};
 use subrosa_network::Scope;
-use subrosa_owner::{Prepared, ProtectRequest};
+use subrosa_owner::{OwnerError, Prepared, ProtectRequest, Silent, VerifyRequest};
 
 /// Digits `from..to` of those in the repository.
 fn digits(from: usize, to: usize) -> Dataset {
@@ -20,21 +21,13 @@ fn digits(from: usize, to: usize) -> Dataset {
     all
 }
 
-/// A network with mean pooling in the place of each MaxPool: the original to agree with, however badly it does.
-fn with_mean_pooling(onnx: &[u8]) -> Vec<u8> {
-    let mut model = ModelProto::parse_buf(onnx).unwrap();
-    for node in &mut model.graph.as_mut().unwrap().node {
-        if node.op_type.as_deref() == Some("MaxPool") {
-            node.op_type = Some("AveragePool".into());
-            node.attribute.retain(|a| !matches!(a.name.as_deref(), Some("dilations" | "storage_order")));
-        }
-    }
-    model.write_buf().unwrap()
-}
-
-fn prepare(network: &str, activation: &str, calibrate: Option<&Dataset>, preprocess: &Preprocess) -> Prepared {
-    let onnx = with_mean_pooling(&fixture(network).onnx);
-    Home::new().owner.prepare(&request(&onnx, activation, calibrate, preprocess)).unwrap()
+fn prepare(
+    onnx: &[u8],
+    activation: &str,
+    calibrate: Option<&Dataset>,
+    preprocess: &Preprocess,
+) -> Result<Prepared, OwnerError> {
+    Home::new().owner.prepare(&request(onnx, activation, calibrate, preprocess))
 }
 
 fn request<'a>(
@@ -60,25 +53,82 @@ fn request<'a>(
     }
 }
 
+/// The same digits as the scikit-learn set has them: 8 x 8 means of pixels, 0 to 1.
+fn small(data: &Dataset) -> Dataset {
+    let Samples::Pixels { data: pixels, .. } = &data.samples else { panic!("no pixels") };
+    let mut means = Vec::new();
+    for image in pixels.chunks(784) {
+        // Of the 20 x 20 that hold the digit, a border of 2 around.
+        let at = |y: usize, x: usize| f32::from(image[(y + 2) * 28 + x + 2]) / 255.0;
+        let mean = |i: usize| (0..9).map(|k| at(i / 8 * 3 + k / 3, i % 8 * 3 + k % 3)).sum::<f32>() / 9.0;
+        means.extend((0..64).map(mean));
+    }
+    let samples = Samples::Raw { shape: vec![64], data: means };
+    Dataset { count: data.count, samples, labels: None, names: None }
+}
+
 #[test]
 fn foreign_networks_answer_as_the_originals_do() {
     let (calibration, held_out) = (digits(0, 500), digits(800, 1000));
-    for (network, layout, activation) in [
-        ("keras-mlp-relu", "nhwc", "relu=auto"),
-        ("keras-mlp-relu", "nhwc", "relu=chebyshev:7"),
-        ("keras-small-cnn", "nhwc", "relu=auto"),
-        ("keras-small-cnn", "nhwc", "relu=chebyshev:9"),
-        ("torch-small-cnn", "nchw", "relu=auto"),
-        ("torch-residual-cnn", "nchw", "relu=auto"),
-        ("torch-residual-cnn", "nchw", "relu=chebyshev:11"),
+    for (network, activation) in [
+        ("keras-mlp-relu", "relu=auto"),
+        ("keras-mlp-relu", "relu=chebyshev:15"),
+        ("keras-mlp-relu", "relu=least-squares:11"),
+        ("keras-small-cnn", "relu=auto"),
+        ("keras-small-cnn", "relu=chebyshev:15"),
+        ("torch-mlp-tanh", "tanh=auto"),
+        ("torch-mlp-tanh", "tanh=chebyshev:7"),
+        ("torch-mlp-tanh", "tanh=integrated:7"),
+        ("torch-mlp-sigmoid", "sigmoid=auto"),
+        ("torch-mlp-sigmoid", "sigmoid=least-squares:5"),
     ] {
-        let preprocess: Preprocess = format!("scale=1/255 layout={layout}").parse().unwrap();
-        let start = std::time::Instant::now();
-        let prepared = prepare(network, activation, Some(&calibration), &preprocess);
-        let seconds = start.elapsed().as_secs_f64();
-        let agreement = prepared.agreement_on(&held_out, &preprocess).unwrap();
-        let c = prepared.calibration();
-        println!("{network} {activation}: {:?} {agreement} held out, {seconds:.1} s", c.agreement_original);
+        let keras = network.starts_with("keras");
+        let preprocess: Preprocess = if keras { "scale=1/255".parse().unwrap() } else { Preprocess::default() };
+        let data = |of: &Dataset| if keras { of.clone() } else { small(of) };
+        let onnx = fixture(network).onnx;
+        let calibration = data(&calibration);
+        let prepared = prepare(&onnx, activation, Some(&calibration), &preprocess).unwrap();
+        let agreement = prepared.agreement_on(&data(&held_out), &preprocess).unwrap();
+        let found = prepared.calibration();
+        println!("{network} {activation}: {:?}, {agreement} of 200 held out", found.agreement_original);
         prepared.replaced().iter().for_each(|line| println!("    {line}"));
+        assert!(agreement >= 0.98, "{network} {activation}: {agreement}");
+        assert_eq!(found.fits.len(), if network.ends_with("cnn") { 2 } else { 1 });
+        for fit in &found.fits {
+            let (seen, outside) = (fit.seen.unwrap(), fit.outside.unwrap());
+            assert!(fit.interval.0 < seen.0 && seen.1 < fit.interval.1 && outside < 1e-3, "{fit}");
+            assert!(fit.rms_error <= fit.max_abs_error && fit.degree >= 2, "{fit}");
+        }
     }
+}
+
+#[test]
+fn values_outside_an_interval_are_told_and_calibration_data_asked_for() {
+    let onnx = fixture("keras-mlp-relu").onnx;
+    let preprocess: Preprocess = "scale=1/255".parse().unwrap();
+    let data = digits(0, 100);
+    let narrow = prepare(&onnx, "relu=chebyshev:4@-2..2", Some(&data), &preprocess).unwrap();
+    let [fit] = narrow.calibration().fits.as_slice() else { panic!("one fit") };
+    assert!(fit.interval == (-2.0, 2.0) && fit.outside.is_some_and(|share| share > 0.05), "{fit}");
+    assert!(narrow.replaced()[0].contains("% of calibration values outside"), "{:?}", narrow.replaced());
+
+    let text = |activation: &str| prepare(&onnx, activation, None, &preprocess).err().unwrap().to_string();
+    assert!(text("relu=auto").contains("relu=auto takes what layer") && text("relu=auto").contains("--calibrate FILE"));
+    assert!(text("relu=chebyshev:4@-2..2").contains("what it costs in accuracy is not known"));
+    assert!(text("tanh=auto").contains("--activation relu="), "{}", text("tanh=auto"));
+}
+
+#[test]
+fn a_fitted_network_is_planned_protected_and_verified_without_its_calibration_data() {
+    let f = fixture("torch-mlp-tanh");
+    let (home, data) = (Home::new(), small(&digits(0, 100)));
+    let request = request(&f.onnx, "tanh=chebyshev:3", Some(&data), &Preprocess::default());
+    let report = home.owner.protect(&request, &home.vault, &Silent).unwrap();
+    assert_eq!(report.settings.fitted.len(), 1);
+    assert_eq!(report.settings.fitted[0].1, report.calibration.fits[0].polynomial);
+    let few = small(&digits(100, 105));
+    let wanted = VerifyRequest { id: &report.id, data: &few, threads: 0 };
+    let found = home.owner.verify(&wanted, &home.vault, &home.identity, &Silent).unwrap();
+    assert_eq!(found.agreement, 1.0, "{found:?}");
+    assert!(found.max_abs_error <= report.forecast.max_abs_error, "{found:?}");
 }
