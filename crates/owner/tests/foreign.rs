@@ -73,14 +73,14 @@ fn foreign_networks_answer_as_the_originals_do() {
     for (network, activation) in [
         ("keras-mlp-relu", "relu=auto"),
         ("keras-mlp-relu", "relu=chebyshev:15"),
-        ("keras-mlp-relu", "relu=least-squares:11"),
+        ("keras-mlp-relu", "relu=least-squares:15"),
         ("keras-small-cnn", "relu=auto"),
         ("keras-small-cnn", "relu=chebyshev:15"),
         ("torch-mlp-tanh", "tanh=auto"),
-        ("torch-mlp-tanh", "tanh=chebyshev:7"),
-        ("torch-mlp-tanh", "tanh=integrated:7"),
+        ("torch-mlp-tanh", "tanh=chebyshev:11"),
+        ("torch-mlp-tanh", "tanh=integrated:11"),
         ("torch-mlp-sigmoid", "sigmoid=auto"),
-        ("torch-mlp-sigmoid", "sigmoid=least-squares:5"),
+        ("torch-mlp-sigmoid", "sigmoid=least-squares:9"),
     ] {
         let keras = network.starts_with("keras");
         let preprocess: Preprocess = if keras { "scale=1/255".parse().unwrap() } else { Preprocess::default() };
