@@ -54,7 +54,8 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
         let nowhere = tempfile::tempdir().map_err(io("create a directory in", &std::env::temp_dir()))?;
         let owner = Owner::open(nowhere.path()).map_err(failure)?;
         let (plan, calibration) = owner.plan(&request).map_err(|e| blamed(wanted, e))?;
-        warn(terminal, &calibration, &texts(&calibration));
+        warn_of_ranges(terminal, &calibration);
+        warn_of_replaced(terminal, &calibration, &texts(&calibration));
         return terminal.report(&PlanReport::new(&plan, calibration)?);
     }
     let owner = home.owner_or_new()?;
@@ -70,9 +71,10 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
     let (vault, _) = home.vault_or_new()?;
     let prepared = owner.prepare(&request).map_err(|e| blamed(wanted, e))?;
     // Before anything is encrypted: it takes long, and these may be reasons not to.
-    warn(terminal, prepared.calibration(), &prepared.replaced());
+    warn_of_replaced(terminal, prepared.calibration(), &prepared.replaced());
     let report = owner.protect_prepared(&request, prepared, &vault, &OnBars(terminal.bars()));
     let report = report.map_err(|e| blamed(wanted, e))?;
+    warn_of_ranges(terminal, &report.calibration);
     terminal.report(&Protected { report, plan })
 }
 
@@ -96,13 +98,17 @@ fn texts(calibration: &Calibration) -> Vec<String> {
     calibration.fits.iter().map(ToString::to_string).collect()
 }
 
-/// What the owner should know about ranges and replaced activations.
-fn warn(terminal: &Terminal, calibration: &Calibration, replaced: &[String]) {
+/// What the owner should know about ranges.
+fn warn_of_ranges(terminal: &Terminal, calibration: &Calibration) {
     if calibration.synthetic {
         terminal.warn(
             "the ranges of values come from synthetic inputs, with a wide margin: give real data with --calibrate FILE",
         );
     }
+}
+
+/// What the owner should know about replaced activations.
+fn warn_of_replaced(terminal: &Terminal, calibration: &Calibration, replaced: &[String]) {
     if replaced.is_empty() {
         return;
     }

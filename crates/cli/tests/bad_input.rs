@@ -121,7 +121,7 @@ error: x instead of tanh behind layer '0' was not part of the training, and what
     refused(
         &["protect", "torch-tabular.onnx", "--name", "n", "--scope", "from:nowhere"],
         str![[r#"
-error: torch-tabular.onnx: no layer is called 'nowhere'; the FC layers that can be protected are: 0, 2
+error: torch-tabular.onnx: no layer is called 'nowhere'; the layers are: 0, 1, 2
 
 "#]],
     );
