@@ -14,13 +14,16 @@ use crate::polynomial::Polynomial;
 use crate::region::Expression;
 use crate::split::Replaced;
 
+/// Functions left in layers: index of the layer, and the function.
+type Functions = Vec<(usize, ScalarFunction)>;
+
 impl Tracer<'_> {
     /// The circuit that gives `output`, the substitutions made, and the functions left in layers.
     pub(crate) fn finish(
         mut self,
         output: &Value,
         input_places: Vec<Place>,
-    ) -> Result<(Circuit, Vec<Replaced>, Vec<(usize, ScalarFunction)>), NetworkError> {
+    ) -> Result<(Circuit, Vec<Replaced>, Functions), NetworkError> {
         let value = self.flat(output.clone());
         let last = match merged(&self.drafts, &value) {
             Some(draft) => draft,
