@@ -9,6 +9,9 @@ use subrosa_network::{
     Substitutions,
 };
 
+/// The last linear map's result, and what the network gives.
+type Outputs = (Vec<f64>, Vec<f64>);
+
 /// A network cut in two, its protected part in the form that suits it.
 pub(crate) enum Protected {
     /// Dense layers with one activation for all their values.
@@ -141,7 +144,7 @@ impl Protected {
     }
 
     /// For each sample, the last linear map's result and what the network gives, in 64-bit arithmetic.
-    pub fn evaluate(&self, samples: &[Vec<f64>]) -> Vec<(Vec<f64>, Vec<f64>)> {
+    pub fn evaluate(&self, samples: &[Vec<f64>]) -> Vec<Outputs> {
         match self {
             Self::Chain(split) => {
                 let last = |x: &Vec<f64>| split.chain.eval_trace(x).pop();
@@ -154,7 +157,7 @@ impl Protected {
 
     /// The same, with how many values lie outside the interval of each fitted activation, in the order of
     /// [`fits`](Self::fits); `None` where the fit became part of the weights.
-    pub fn evaluate_within(&self, samples: &[Vec<f64>]) -> Vec<((Vec<f64>, Vec<f64>), Vec<Option<usize>>)> {
+    pub fn evaluate_within(&self, samples: &[Vec<f64>]) -> Vec<(Outputs, Vec<Option<usize>>)> {
         match self {
             Self::Chain(_) => self.evaluate(samples).into_iter().map(|both| (both, Vec::new())).collect(),
             Self::Circuit(whole) => samples.par_iter().map(|x| whole.evaluate(x)).collect(),
@@ -209,7 +212,7 @@ impl Whole {
         self.fits.iter().map(move |fit| (fit, layer(&fit.layer)))
     }
 
-    fn evaluate(&self, sample: &[f64]) -> ((Vec<f64>, Vec<f64>), Vec<Option<usize>>) {
+    fn evaluate(&self, sample: &[f64]) -> (Outputs, Vec<Option<usize>>) {
         let mut trace = self.split.circuit.eval_trace(sample);
         let outside = self.fitted_layers().map(|(fit, layer)| {
             let (index, layer) = layer?;
