@@ -30,9 +30,7 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
     let data =
         wanted.calibrate.as_deref().map(|path| samples::read(path, wanted.labels.as_deref(), None)).transpose()?;
     let mut substitutions = Substitutions::none();
-    for (kind, polynomial) in wanted.activations.iter().flat_map(Substitutions::iter) {
-        substitutions.insert(kind, polynomial.clone());
-    }
+    wanted.activations.iter().for_each(|others| substitutions.extend(others));
     let kernel = Kernel::active().map_err(|e| failure(OwnerError::Engine(e.into())))?;
     // Here, since a dry run has a home of its own.
     let costs = cost_model(&home.directory()?, kernel);
@@ -56,7 +54,8 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
         let nowhere = tempfile::tempdir().map_err(io("create a directory in", &std::env::temp_dir()))?;
         let owner = Owner::open(nowhere.path()).map_err(failure)?;
         let (plan, calibration) = owner.plan(&request).map_err(|e| blamed(wanted, e))?;
-        warn(terminal, &calibration, &[]);
+        warn_of_ranges(terminal, &calibration);
+        warn_of_replaced(terminal, &calibration, &texts(&calibration));
         return terminal.report(&PlanReport::new(&plan, calibration)?);
     }
     let owner = home.owner_or_new()?;
@@ -70,8 +69,12 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
         terminal.text(plan)?;
     }
     let (vault, _) = home.vault_or_new()?;
-    let report = owner.protect(&request, &vault, &OnBars(terminal.bars())).map_err(|e| blamed(wanted, e))?;
-    warn(terminal, &report.calibration, &report.replaced);
+    let prepared = owner.prepare(&request).map_err(|e| blamed(wanted, e))?;
+    // Before anything is encrypted: it takes long, and these may be reasons not to.
+    warn_of_replaced(terminal, prepared.calibration(), &prepared.replaced());
+    let report = owner.protect_prepared(&request, prepared, &vault, &OnBars(terminal.bars()));
+    let report = report.map_err(|e| blamed(wanted, e))?;
+    warn_of_ranges(terminal, &report.calibration);
     terminal.report(&Protected { report, plan })
 }
 
@@ -90,13 +93,22 @@ fn blamed(wanted: &ProtectFlags, error: OwnerError) -> Failure {
     }
 }
 
-/// What the owner should know about ranges and replaced activations.
-fn warn(terminal: &Terminal, calibration: &Calibration, replaced: &[String]) {
+/// Activations that were fitted, for people.
+fn texts(calibration: &Calibration) -> Vec<String> {
+    calibration.fits.iter().map(ToString::to_string).collect()
+}
+
+/// What the owner should know about ranges.
+fn warn_of_ranges(terminal: &Terminal, calibration: &Calibration) {
     if calibration.synthetic {
         terminal.warn(
             "the ranges of values come from synthetic inputs, with a wide margin: give real data with --calibrate FILE",
         );
     }
+}
+
+/// What the owner should know about replaced activations.
+fn warn_of_replaced(terminal: &Terminal, calibration: &Calibration, replaced: &[String]) {
     if replaced.is_empty() {
         return;
     }
@@ -110,7 +122,10 @@ fn warn(terminal: &Terminal, calibration: &Calibration, replaced: &[String]) {
         }
         (None, _) => "what that costs is not known".into(),
     };
-    terminal.warn(format!("{}: {cost}", replaced.join(", ")));
+    for line in replaced {
+        terminal.warn(line);
+    }
+    terminal.warn(cost);
 }
 
 impl fmt::Display for Protected {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fit::{Fit, FitError, ScalarFunction};
+use crate::fit::{Fit, FitChoice, FitError, ScalarFunction};
 use crate::polynomial::{ParsePolynomialError, Polynomial};
 
 macro_rules! kinds {
@@ -165,13 +165,24 @@ impl fmt::Display for Activation {
     }
 }
 
-/// Polynomials to use in the place of activations inside the protected chain.
+/// What stands for an activation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Substitute {
+    /// One polynomial wherever it occurs.
+    Polynomial(Polynomial),
+    /// A polynomial of its own for each layer, fitted to what the layer gives.
+    Fitted(FitChoice),
+}
+
+/// What to use in the place of activations inside the protected part.
 ///
 /// As text: `relu=x2+2x`, several separated by semicolons or spaces. The right side may be a [`Fit`], as in
 /// `relu=chebyshev(relu,4,-4,4)`; without a function it is the left side that is fitted: `relu=chebyshev(4,-4,4)`.
+/// A [`FitChoice`] as in `relu=chebyshev:7` or `relu=auto` makes a polynomial for each layer from calibration data.
 /// `max=mean` puts mean pooling in the place of MaxPool.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Substitutions(BTreeMap<ActivationKind, Polynomial>);
+pub struct Substitutions(BTreeMap<ActivationKind, Substitute>);
 
 impl Substitutions {
     /// No substitution.
@@ -181,17 +192,38 @@ impl Substitutions {
 
     /// Puts `polynomial` in the place of every activation of `kind`.
     pub fn insert(&mut self, kind: ActivationKind, polynomial: Polynomial) {
-        self.0.insert(kind, polynomial);
+        self.0.insert(kind, Substitute::Polynomial(polynomial));
     }
 
-    /// What stands for `kind`, if anything.
+    /// Fits every activation of `kind` by a polynomial for its layer.
+    pub fn insert_choice(&mut self, kind: ActivationKind, choice: FitChoice) {
+        self.0.insert(kind, Substitute::Fitted(choice));
+    }
+
+    /// Adds those of `others`, which count where both have one.
+    pub fn extend(&mut self, others: &Substitutions) {
+        self.0.extend(others.0.iter().map(|(kind, substitute)| (*kind, substitute.clone())));
+    }
+
+    /// The polynomial that stands for `kind` everywhere, if there is one.
     pub fn get(&self, kind: ActivationKind) -> Option<&Polynomial> {
-        self.0.get(&kind)
+        match self.0.get(&kind) {
+            Some(Substitute::Polynomial(polynomial)) => Some(polynomial),
+            _ => None,
+        }
+    }
+
+    /// How `kind` is to be fitted, if it is.
+    pub fn choice(&self, kind: ActivationKind) -> Option<&FitChoice> {
+        match self.0.get(&kind) {
+            Some(Substitute::Fitted(choice)) => Some(choice),
+            _ => None,
+        }
     }
 
     /// All substitutions, by kind.
-    pub fn iter(&self) -> impl Iterator<Item = (ActivationKind, &Polynomial)> {
-        self.0.iter().map(|(kind, polynomial)| (*kind, polynomial))
+    pub fn iter(&self) -> impl Iterator<Item = (ActivationKind, &Substitute)> {
+        self.0.iter().map(|(kind, substitute)| (*kind, substitute))
     }
 
     /// Whether there is none.
@@ -202,13 +234,13 @@ impl Substitutions {
 
 impl fmt::Display for Substitutions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (kind, polynomial)) in self.0.iter().enumerate() {
+        for (index, (kind, substitute)) in self.0.iter().enumerate() {
             let separator = if index == 0 { "" } else { ";" };
-            if *kind == ActivationKind::Max {
-                write!(f, "{separator}{kind}=mean")?;
-                continue;
+            match substitute {
+                _ if *kind == ActivationKind::Max => write!(f, "{separator}{kind}=mean")?,
+                Substitute::Polynomial(polynomial) => write!(f, "{separator}{kind}={polynomial}")?,
+                Substitute::Fitted(choice) => write!(f, "{separator}{kind}={choice}")?,
             }
-            write!(f, "{separator}{kind}={polynomial}")?;
         }
         Ok(())
     }
@@ -229,7 +261,7 @@ pub enum ParseSubstitutionsError {
     #[error("'{0}' cannot stand for the largest of several values: write max=mean")]
     OnlyMean(String),
     /// The right side is no polynomial.
-    #[error("{0}, or a fit like chebyshev(4,-4,4)")]
+    #[error("{0}, or a fit like chebyshev(4,-4,4) or, from calibration data, chebyshev:7 or auto")]
     Polynomial(#[from] ParsePolynomialError),
     /// The right side is a fit that cannot be made.
     #[error(transparent)]
@@ -248,18 +280,23 @@ impl FromStr for Substitutions {
             c == ';' || c.is_whitespace() && !inside
         };
         for part in text.split(separator).filter(|part| !part.is_empty()) {
-            let (kind, polynomial) =
+            let (kind, right) =
                 part.split_once('=').ok_or_else(|| ParseSubstitutionsError::NotAPair(part.to_owned()))?;
             let kind = kind.parse()?;
+            if FitChoice::is_meant(right) && !right.contains('(') && kind != ActivationKind::Max {
+                ScalarFunction::try_from(kind)?;
+                substitutions.insert_choice(kind, right.parse()?);
+                continue;
+            }
             let polynomial = if kind == ActivationKind::Max {
-                if polynomial.trim() != "mean" {
-                    return Err(ParseSubstitutionsError::OnlyMean(polynomial.to_owned()));
+                if right.trim() != "mean" {
+                    return Err(ParseSubstitutionsError::OnlyMean(right.to_owned()));
                 }
                 Polynomial::identity()
-            } else if polynomial.contains('(') {
-                Fit::parse_for(kind, polynomial)?.polynomial()?
+            } else if right.contains('(') {
+                Fit::parse_for(kind, right)?.polynomial()?
             } else {
-                polynomial.parse()?
+                right.parse()?
             };
             substitutions.insert(kind, polynomial);
         }
@@ -294,11 +331,33 @@ mod tests {
     }
 
     #[test]
+    fn choices_stand_on_the_right_side() {
+        let mixed: Substitutions = "relu=auto;tanh=chebyshev:7@-3..3 sigmoid=integrated:5;gelu=x2".parse().unwrap();
+        assert_eq!(mixed.to_string(), "relu=auto;sigmoid=integral:5;tanh=chebyshev:7@-3..3;gelu=x^2");
+        assert_eq!(mixed.to_string().parse::<Substitutions>().unwrap(), mixed);
+        assert_eq!(mixed.choice(ActivationKind::Relu), Some(&FitChoice::Auto));
+        assert!(mixed.get(ActivationKind::Relu).is_none() && mixed.choice(ActivationKind::Gelu).is_none());
+        assert!(mixed.get(ActivationKind::Gelu).is_some());
+        let mut others: Substitutions = "relu=square".parse().unwrap();
+        others.extend(&mixed);
+        assert_eq!(others, mixed);
+    }
+
+    #[test]
     fn bad_substitutions_say_what_to_write() {
         for (text, part) in [
             ("relu", "write ACTIVATION=POLYNOMIAL"),
             ("rellu=square", "'rellu' is not an activation"),
-            ("relu=cube", "or a sum like 0.5x^2+x-1, or a fit like chebyshev(4,-4,4)"),
+            (
+                "relu=cube",
+                "or a sum like 0.5x^2+x-1, or a fit like chebyshev(4,-4,4) or, from calibration data, chebyshev:7",
+            ),
+            ("relu=chebyshev:x", "'chebyshev:x' is not a fit: write auto, METHOD:DEGREE or METHOD:DEGREE@LO..HI"),
+            ("relu=chebyshev:7@-8", "write auto, METHOD:DEGREE or METHOD:DEGREE@LO..HI"),
+            ("relu=chebyshev:99", "a fit cannot have degree 99: choose 1 to 32"),
+            ("relu=chebyshev:7@8..-8", "no fit on [8, -8]: write the lower end first"),
+            ("relu=remez:7", "'remez' is not a way to fit"),
+            ("prelu=auto", "prelu is not one function"),
             ("relu=chebyshev(4,-4)", "write METHOD(FUNCTION,DEGREE,LO,HI)"),
             ("relu=remez(4,-4,4)", "'remez' is not a way to fit"),
             ("clip=chebyshev(4,-4,4)", "clip is not one function"),

@@ -159,7 +159,7 @@ impl<'a> Listing<'a> {
                 {
                     nodes.push(add);
                 }
-                let note = format!("{plain}: convolutions cannot be protected yet");
+                let note = format!("{plain} unless --scope all is given");
                 self.push(node.op.clone(), &nodes, note);
             }
             _ => self.visit_elementwise(index, node, plain),

@@ -20,11 +20,11 @@ mod segment;
 mod sizes;
 mod split;
 
-pub use activation::{Activation, ActivationKind, ParseSubstitutionsError, Substitutions};
+pub use activation::{Activation, ActivationKind, ParseSubstitutionsError, Substitute, Substitutions};
 pub use chain::{Chain, Dense, LayerTrace};
 pub use circuit::{Circuit, CircuitLayer, CircuitSplit, LayerActivation, Place, Source, SparseMatrix, Term};
 pub use error::NetworkError;
-pub use fit::{Fit, FitError, FitErrors, FitMethod, Interval, ScalarFunction};
+pub use fit::{Fit, FitChoice, FitError, FitErrors, FitMethod, Interval, ScalarFunction};
 pub use graph::{Constant, Graph, Node};
 pub use layers::LayerInfo;
 pub use polynomial::{MAX_DEGREE, ParsePolynomialError, Polynomial};

@@ -478,6 +478,10 @@ fn functions_are_recognised_in_all_their_forms() {
         let circuit = circuit(kind, &onnx);
         let functions: Vec<String> = circuit.functions().map(|(_, _, kind)| kind.to_string()).collect();
         assert_eq!(functions, [*kind]);
+        let known = Network::from_onnx(&onnx).unwrap().circuit(&Scope::All, &Substitutions::none()).unwrap().functions;
+        let known: Vec<String> = known.iter().map(|(layer, function)| format!("{layer} {function}")).collect();
+        // It is known all the same, to be fitted.
+        assert_eq!(known, [format!("0 {}", if *kind == "other" { "leakyrelu:0.3" } else { kind })]);
         if *kind != "other" {
             check(kind, &onnx);
         }

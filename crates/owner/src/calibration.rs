@@ -1,6 +1,7 @@
 //! Ranges: what the features and outputs of a network look like, from calibration data or from synthetic inputs.
 
 use crate::error::OwnerError;
+use crate::fitting::{FITTED_ON, FittedActivation, Samples};
 use crate::protected::Protected;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -46,6 +47,9 @@ pub struct Calibration {
     pub agreement_original: Option<f64>,
     /// Top-class accuracy of the original and of the approximated network, if the data has labels.
     pub accuracy: Option<(f64, f64)>,
+    /// Activations in whose place polynomials were fitted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fits: Vec<FittedActivation>,
 }
 
 fn empty_range() -> InputRange {
@@ -89,6 +93,31 @@ pub(crate) fn on_data(
     Ok(measured.calibration.with_margin(CALIBRATED_MARGIN))
 }
 
+/// Samples to choose polynomials on, spread evenly over the calibration data, and how the original answers them.
+pub(crate) fn fitting_samples(
+    network: &Network,
+    front: Option<&[u8]>,
+    data: &Dataset,
+    preprocess: &Preprocess,
+) -> Result<Samples, OwnerError> {
+    let inputs = preprocess.apply(data, network.input_shape())?;
+    let length: usize = network.input_shape().iter().product();
+    let count = data.count.min(FITTED_ON);
+    let chosen = (0..count).filter_map(|i| {
+        let at = i * data.count / count.max(1);
+        inputs.get(at * length..(at + 1) * length)
+    });
+    let chosen: Vec<f32> = chosen.flatten().copied().collect();
+    let original = top_classes(&PlainNetwork::load(network.onnx(), 0)?, count, &chosen)?;
+    let features = match front {
+        Some(front) => PlainNetwork::load(front, 0)?.run(count, &chosen)?,
+        None => chosen,
+    };
+    let each = (features.len() / count.max(1)).max(1);
+    let features = features.chunks(each).map(|x| x.iter().map(|&v| f64::from(v)).collect()).collect();
+    Ok(Samples { features, original })
+}
+
 /// Measures on synthetic inputs: noise, gradients, blots and flat fields over the declared range of pixels; where none is declared,
 /// over -1..1 for the size of the outputs and over -4..4 for the range of the features (standardised data go that far).
 pub(crate) fn on_synthetic(
@@ -106,6 +135,8 @@ pub(crate) fn on_synthetic(
         None => Calibration { input: over(-4.0, 4.0)?.input, ..over(-1.0, 1.0)? },
     };
     found.synthetic = true;
+    // What synthetic inputs bring there says nothing.
+    found.fits = protected.fits().to_vec();
     Ok(found.with_margin(SYNTHETIC_MARGIN))
 }
 
@@ -167,6 +198,8 @@ fn measure(protected: &Protected, count: usize, inputs: &[f32]) -> Result<Measur
     let mut largest_output = 0.0f64;
     let mut labels = Vec::with_capacity(count);
     let mut kept = Vec::new();
+    let mut fits = protected.fits().to_vec();
+    let mut outside: Vec<Option<usize>> = vec![None; fits.len()];
     let features = match &front {
         Some(front) => Cow::Owned(front.run(count, inputs)?),
         None => Cow::Borrowed(inputs),
@@ -174,7 +207,10 @@ fn measure(protected: &Protected, count: usize, inputs: &[f32]) -> Result<Measur
     for chunk in features.chunks(protected.features().max(1) * EVALUATED_TOGETHER) {
         let samples = chunk.chunks(protected.features().max(1));
         let samples: Vec<Vec<f64>> = samples.map(|x| x.iter().map(|&v| f64::from(v)).collect()).collect();
-        for (linear, output) in protected.evaluate(&samples) {
+        for ((linear, output), beyond) in protected.evaluate_within(&samples) {
+            for (sum, more) in outside.iter_mut().zip(beyond) {
+                *sum = more.map(|more| sum.unwrap_or(0) + more);
+            }
             largest_output = linear.iter().fold(largest_output, |m, v| m.max(v.abs()));
             labels.push(argmax(output.into_iter()));
         }
@@ -194,6 +230,11 @@ fn measure(protected: &Protected, count: usize, inputs: &[f32]) -> Result<Measur
             "every feature is zero on the calibration data: give data the network answers to (--calibrate FILE)".into(),
         ));
     }
+    for (fit, (outside, size)) in fits.iter_mut().zip(outside.into_iter().zip(protected.fitted_sizes())) {
+        if let Some(outside) = outside {
+            fit.outside = Some(outside as f64 / (count * size).max(1) as f64);
+        }
+    }
     let calibration = Calibration {
         samples: count,
         synthetic: false,
@@ -202,6 +243,7 @@ fn measure(protected: &Protected, count: usize, inputs: &[f32]) -> Result<Measur
         largest_output,
         agreement_original: None,
         accuracy: None,
+        fits,
     };
     Ok(Measured { calibration, labels })
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use subrosa_edge_agent::EdgeError;
 use subrosa_fhe::{FheError, RingError};
 use subrosa_input::InputError;
-use subrosa_network::NetworkError;
+use subrosa_network::{ActivationKind, FitChoice, FitError, NetworkError};
 use subrosa_plain::PlainError;
 use subrosa_plan::PlanError;
 use subrosa_program::bundle::FileError;
@@ -48,6 +48,27 @@ pub enum OwnerError {
     UnknownCost {
         /// What would be replaced.
         what: String,
+    },
+    /// A fit that is to be made from calibration data, without such data.
+    #[error(
+        "{kind}={choice} takes what layer '{layer}' gives on calibration data: give them (--calibrate FILE), or a method with an \
+         interval of its own, as in --activation '{kind}=chebyshev:7@-8..8'"
+    )]
+    NeedsCalibration {
+        /// The layer before the activation.
+        layer: String,
+        /// The activation.
+        kind: ActivationKind,
+        /// What was asked for.
+        choice: FitChoice,
+    },
+    /// An activation that could not be fitted.
+    #[error("the activation after layer '{layer}' cannot be fitted: {source}")]
+    Fit {
+        /// The layer before the activation.
+        layer: String,
+        /// Why not.
+        source: FitError,
     },
     /// Results of a network that this registry does not hold.
     #[error(

@@ -8,6 +8,7 @@ mod calibration;
 mod decryption;
 mod deployment;
 mod error;
+mod fitting;
 mod key_generator;
 mod protected;
 mod protection;
@@ -17,7 +18,8 @@ pub use calibration::Calibration;
 pub use decryption::{Decrypted, Prediction, Reveal};
 pub use deployment::Deployed;
 pub use error::OwnerError;
-pub use protection::{COST_MODEL_FILE, ProtectReport, ProtectRequest, Settings, cost_model};
+pub use fitting::FittedActivation;
+pub use protection::{COST_MODEL_FILE, Prepared, ProtectReport, ProtectRequest, Settings, cost_model};
 pub use verification::{Comparison, VerifyRequest};
 
 use std::path::{Path, PathBuf};

@@ -1,11 +1,16 @@
 //! The protected part of a network: a chain of dense layers at its end, or everything from a tensor on as a circuit.
 
 use crate::error::OwnerError;
+use crate::fitting::{self, FittedActivation, Samples};
+use crate::protection::Settings;
 use rayon::prelude::*;
 use subrosa_network::{
-    Activation, ActivationKind, CircuitSplit, LayerActivation, Network, NetworkError, Polynomial, Replaced, Scope, Split,
+    Activation, CircuitLayer, CircuitSplit, LayerActivation, Network, NetworkError, Polynomial, Replaced, Scope, Split,
     Substitutions,
 };
+
+/// The last linear map's result, and what the network gives.
+type Outputs = (Vec<f64>, Vec<f64>);
 
 /// A network cut in two, its protected part in the form that suits it.
 pub(crate) enum Protected {
@@ -20,26 +25,50 @@ pub(crate) struct Whole {
     pub split: CircuitSplit,
     /// What follows the last layer.
     pub output: Option<Polynomial>,
+    /// Activations that were fitted here.
+    pub fits: Vec<FittedActivation>,
+}
+
+/// Where the polynomials of fitted activations come from.
+pub(crate) enum Fits<'a> {
+    /// They are made from samples, where there are any.
+    Made(Option<Samples>),
+    /// They are known, by layer.
+    Known(&'a [(String, Polynomial)]),
 }
 
 impl Protected {
-    /// Cuts a network: as a chain of dense layers where that is possible, else as a circuit.
-    pub fn new(network: &Network, scope: &Scope, substitutions: &Substitutions) -> Result<Self, OwnerError> {
+    /// Cuts a network: as a chain of dense layers where that is possible, else as a circuit. What is to be fitted takes a
+    /// circuit; `fits` is asked for the polynomials when the network is cut.
+    pub fn new<'a>(
+        network: &Network,
+        scope: &Scope,
+        substitutions: &Substitutions,
+        fits: impl FnOnce(&CircuitSplit) -> Result<Fits<'a>, OwnerError>,
+    ) -> Result<Self, OwnerError> {
+        let whole = |split: CircuitSplit| Ok(Self::Circuit(Box::new(Whole::new(split, substitutions, fits)?)));
         match network.split(scope, substitutions) {
             Ok(split) => Ok(Self::Chain(split)),
+            Err(NetworkError::NeedsSubstitution { kind, .. } | NetworkError::FinalActivation { kind, .. })
+                if substitutions.choice(kind).is_some() =>
+            {
+                whole(network.circuit(scope, substitutions)?)
+            }
             Err(NetworkError::NotAllDense(_) | NetworkError::NotInChain { .. } | NetworkError::UnknownLayer { .. }) => {
-                let split = network.circuit(scope, substitutions)?;
-                Ok(Self::Circuit(Box::new(Whole::new(split)?)))
+                whole(network.circuit(scope, substitutions)?)
             }
             Err(NetworkError::NoDenseEnd(why)) => match network.circuit(scope, substitutions) {
-                Ok(split) if matches!(scope, Scope::All | Scope::From(_)) => {
-                    Ok(Self::Circuit(Box::new(Whole::new(split)?)))
-                }
+                Ok(split) if matches!(scope, Scope::All | Scope::From(_)) => whole(split),
                 Ok(_) => Err(NetworkError::NoDenseEnd(why).into()),
                 Err(error) => Err(error.into()),
             },
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Cuts a network as it was cut when it was protected.
+    pub fn again(network: &Network, settings: &Settings) -> Result<Self, OwnerError> {
+        Self::new(network, &settings.scope, &settings.substitutions, |_| Ok(Fits::Known(&settings.fitted)))
     }
 
     /// ONNX of the plain part, if there is one.
@@ -90,6 +119,19 @@ impl Protected {
         }
     }
 
+    /// Activations that were fitted.
+    pub fn fits(&self) -> &[FittedActivation] {
+        match self {
+            Self::Chain(_) => &[],
+            Self::Circuit(whole) => &whole.fits,
+        }
+    }
+
+    /// The polynomials of fitted activations, by layer.
+    pub fn fitted(&self) -> Vec<(String, Polynomial)> {
+        self.fits().iter().map(|fit| (fit.layer.clone(), fit.polynomial.clone())).collect()
+    }
+
     /// What the owner applies after decryption.
     pub fn output_activation(&self) -> Option<Polynomial> {
         match self {
@@ -102,27 +144,57 @@ impl Protected {
     }
 
     /// For each sample, the last linear map's result and what the network gives, in 64-bit arithmetic.
-    pub fn evaluate(&self, samples: &[Vec<f64>]) -> Vec<(Vec<f64>, Vec<f64>)> {
+    pub fn evaluate(&self, samples: &[Vec<f64>]) -> Vec<Outputs> {
         match self {
             Self::Chain(split) => {
                 let last = |x: &Vec<f64>| split.chain.eval_trace(x).pop();
                 let both = |x| last(x).map(|t| (t.pre_activation, t.output)).unwrap_or_default();
                 samples.iter().map(both).collect()
             }
+            Self::Circuit(_) => self.evaluate_within(samples).into_iter().map(|(both, _)| both).collect(),
+        }
+    }
+
+    /// The same, with how many values lie outside the interval of each fitted activation, in the order of
+    /// [`fits`](Self::fits); `None` where the fit became part of the weights.
+    pub fn evaluate_within(&self, samples: &[Vec<f64>]) -> Vec<(Outputs, Vec<Option<usize>>)> {
+        match self {
+            Self::Chain(_) => self.evaluate(samples).into_iter().map(|both| (both, Vec::new())).collect(),
+            Self::Circuit(whole) => samples.par_iter().map(|x| whole.evaluate(x)).collect(),
+        }
+    }
+
+    /// Values of each fitted activation, for one sample.
+    pub fn fitted_sizes(&self) -> Vec<usize> {
+        match self {
+            Self::Chain(_) => Vec::new(),
             Self::Circuit(whole) => {
-                let circuit = &whole.split.circuit;
-                samples.par_iter().map(|x| circuit.eval_trace(x).pop().unwrap_or_default()).collect()
+                whole.fitted_layers().map(|(_, layer)| layer.map_or(0, |(_, l)| l.size())).collect()
             }
         }
     }
 }
 
 impl Whole {
-    fn new(mut split: CircuitSplit) -> Result<Self, OwnerError> {
-        let functions: Vec<(String, ActivationKind)> =
-            split.circuit.functions().map(|(_, name, kind)| (name.to_owned(), kind)).collect();
-        if let Some((layer, kind)) = functions.into_iter().next() {
-            return Err(NetworkError::NeedsSubstitution { layer, kind }.into());
+    fn new<'a>(
+        mut split: CircuitSplit,
+        substitutions: &Substitutions,
+        fits: impl FnOnce(&CircuitSplit) -> Result<Fits<'a>, OwnerError>,
+    ) -> Result<Self, OwnerError> {
+        let open: Vec<(usize, String)> = split.circuit.functions().map(|(at, name, _)| (at, name.to_owned())).collect();
+        let mut made = Vec::new();
+        if !open.is_empty() {
+            fitting::check(&split, substitutions)?;
+            match fits(&split)? {
+                Fits::Made(samples) => made = fitting::fit_functions(&mut split, substitutions, samples.as_ref())?,
+                Fits::Known(known) => {
+                    for (at, name) in open {
+                        let polynomial = known.iter().find(|(layer, _)| *layer == name).map(|(_, p)| p);
+                        let missing = || OwnerError::Report(format!("it has no polynomial for layer '{name}'"));
+                        split.circuit.substitute(at, polynomial.ok_or_else(missing)?);
+                    }
+                }
+            }
         }
         let output = match split.circuit.layers.last_mut().map(|l| (l.name.clone(), &l.activation)) {
             Some((name, LayerActivation::Polynomial { polynomials, .. })) => match polynomials.as_slice() {
@@ -131,6 +203,25 @@ impl Whole {
             },
             _ => None,
         };
-        Ok(Self { split, output })
+        Ok(Self { split, output, fits: made })
+    }
+
+    /// Fitted activations with the layers before them.
+    fn fitted_layers(&self) -> impl Iterator<Item = (&FittedActivation, Option<(usize, &CircuitLayer)>)> {
+        let layer = |name: &str| self.split.circuit.layers.iter().enumerate().find(|(_, layer)| layer.name == name);
+        self.fits.iter().map(move |fit| (fit, layer(&fit.layer)))
+    }
+
+    fn evaluate(&self, sample: &[f64]) -> (Outputs, Vec<Option<usize>>) {
+        let mut trace = self.split.circuit.eval_trace(sample);
+        let outside = self.fitted_layers().map(|(fit, layer)| {
+            let (index, layer) = layer?;
+            let (lo, hi) = fit.interval;
+            let (values, _) = trace.get(index)?;
+            let fitted = layer.activation != LayerActivation::Identity;
+            fitted.then(|| values.iter().filter(|x| !(lo..=hi).contains(*x)).count())
+        });
+        let outside = outside.collect();
+        (trace.pop().unwrap_or_default(), outside)
     }
 }

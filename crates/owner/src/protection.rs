@@ -2,7 +2,8 @@
 
 use crate::calibration::{self, Calibration};
 use crate::error::OwnerError;
-use crate::protected::Protected;
+use crate::fitting::FittedActivation;
+use crate::protected::{Fits, Protected};
 use crate::{Owner, Progress, key_generator};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use std::time::Instant;
 use subrosa_fhe::security::SecurityLevel;
 use subrosa_fhe::{Encoder, Kernel, Parameters};
 use subrosa_input::{Dataset, Preprocess};
-use subrosa_network::{Network, Polynomial, Replaced, Scope, Substitutions};
+use subrosa_network::{Network, Polynomial, Scope, Substitutions};
 use subrosa_plan::{CostModel, Forecast, Plan, PlanRequest, WholeRequest, plan, plan_whole};
 use subrosa_program::bundle::{Manifest, ProtectedWriter};
 use subrosa_registry::{NewModel, Vault};
@@ -110,6 +111,9 @@ pub struct Settings {
     pub scope: Scope,
     /// Polynomials for activations.
     pub substitutions: Substitutions,
+    /// The polynomials that were fitted in the place of activations, by layer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fitted: Vec<(String, Polynomial)>,
     /// Preprocessing of pixels.
     pub preprocess: Option<Preprocess>,
     /// Activation after the last layer, which the owner applies.
@@ -119,30 +123,70 @@ pub struct Settings {
 }
 
 /// A network that was imported, split and calibrated.
-pub(crate) struct Prepared {
-    pub network: Network,
-    pub protected: Protected,
-    pub calibration: Calibration,
+pub struct Prepared {
+    pub(crate) network: Network,
+    pub(crate) protected: Protected,
+    pub(crate) calibration: Calibration,
+    started: Instant,
+}
+
+impl Prepared {
+    /// What calibration found.
+    pub fn calibration(&self) -> &Calibration {
+        &self.calibration
+    }
+
+    /// Activations that are replaced, for people.
+    pub fn replaced(&self) -> Vec<String> {
+        replacements(&self.protected, &self.calibration.fits)
+    }
+
+    /// Share of samples to which the approximated network gives the original's top class, in plaintext.
+    ///
+    /// # Errors
+    /// Samples that the network does not take.
+    pub fn agreement_on(&self, data: &Dataset, preprocess: &Preprocess) -> Result<f64, OwnerError> {
+        let found = calibration::on_data(&self.network, &self.protected, data, preprocess)?;
+        Ok(found.agreement_original.unwrap_or_default())
+    }
 }
 
 impl Owner {
+    /// Imports, splits and calibrates a network, which says what replaced activations cost before anything is encrypted.
+    ///
+    /// # Errors
+    /// Networks that cannot be protected so, and replacements whose cost is not known.
+    pub fn prepare(&self, request: &ProtectRequest) -> Result<Prepared, OwnerError> {
+        prepare(request)
+    }
+
     /// Plans a network's protection without generating or storing anything; returns the plan and what calibration found.
     pub fn plan(&self, request: &ProtectRequest) -> Result<(Plan, Calibration), OwnerError> {
         let prepared = prepare(request)?;
         Ok((self.make_plan(request, &prepared)?, prepared.calibration))
     }
 
-    /// Generates keys, encrypts every weight and bias of the protected part and registers the result. The vault receives
-    /// the network's secret key before the registry names the network; a crash leaves the old or the new state.
+    /// Prepares a network and protects it, see [`protect_prepared`](Self::protect_prepared).
     pub fn protect(
         &self,
         request: &ProtectRequest,
         vault: &Vault,
         progress: &dyn Progress,
     ) -> Result<ProtectReport, OwnerError> {
-        let start = Instant::now();
         subrosa_registry::validate_name(request.name)?;
-        let prepared = prepare(request)?;
+        self.protect_prepared(request, prepare(request)?, vault, progress)
+    }
+
+    /// Generates keys, encrypts every weight and bias of the protected part and registers the result. The vault receives
+    /// the network's secret key before the registry names the network; a crash leaves the old or the new state.
+    pub fn protect_prepared(
+        &self,
+        request: &ProtectRequest,
+        prepared: Prepared,
+        vault: &Vault,
+        progress: &dyn Progress,
+    ) -> Result<ProtectReport, OwnerError> {
+        subrosa_registry::validate_name(request.name)?;
         let plan = self.make_plan(request, &prepared)?;
         let program = &plan.program;
         let parameters = Parameters::new(program.parameters.clone(), Kernel::active()?)?;
@@ -206,13 +250,14 @@ impl Owner {
             model_bytes: program.constants.iter().map(|g| g.count as u64 * seeded(g.level)).sum(),
             key_bytes: (keys.public.len() + keys.evaluation.iter().map(Vec::len).sum::<usize>()) as u64,
             keygen_seconds,
-            protect_seconds: start.elapsed().as_secs_f64(),
+            protect_seconds: prepared.started.elapsed().as_secs_f64(),
             forecast: plan.forecast,
+            replaced: prepared.replaced(),
             calibration: prepared.calibration,
-            replaced: prepared.protected.replaced().iter().map(replacement).collect(),
             settings: Settings {
                 scope: request.scope.clone(),
                 substitutions: request.substitutions.clone(),
+                fitted: prepared.protected.fitted(),
                 preprocess: request.preprocess.clone(),
                 output_activation: prepared.protected.output_activation(),
                 classes: request.classes.clone(),
@@ -284,15 +329,24 @@ pub(crate) fn key_name(id: &str) -> String {
     format!("model-{id}")
 }
 
-/// A replaced activation, for people.
-fn replacement(r: &Replaced) -> String {
-    format!("{} instead of {} behind layer '{}'", r.to, r.from, r.layer)
+/// Replaced activations, for people.
+fn replacements(protected: &Protected, fits: &[FittedActivation]) -> Vec<String> {
+    let replaced = protected.replaced().iter();
+    let replaced = replaced.map(|r| format!("{} instead of {} behind layer '{}'", r.to, r.from, r.layer));
+    replaced.chain(fits.iter().map(ToString::to_string)).collect()
 }
 
 /// Imports, splits and calibrates; refuses replacements whose cost is not known.
 pub(crate) fn prepare(request: &ProtectRequest) -> Result<Prepared, OwnerError> {
+    let started = Instant::now();
     let network = Network::from_onnx(request.onnx)?;
-    let protected = Protected::new(&network, &request.scope, &request.substitutions)?;
+    let none = Preprocess::default();
+    let preprocess = request.preprocess.as_ref().unwrap_or(&none);
+    let protected = Protected::new(&network, &request.scope, &request.substitutions, |split| {
+        let data = request.calibrate.filter(|data| data.count > 0);
+        let samples = data.map(|data| calibration::fitting_samples(&network, split.front.as_deref(), data, preprocess));
+        Ok(Fits::Made(samples.transpose()?))
+    })?;
     if let Some(names) = request.classes.as_ref().filter(|c| c.len() != network.outputs()) {
         let (given, outputs) = (names.len(), network.outputs());
         return Err(OwnerError::Usage(format!(
@@ -300,17 +354,17 @@ pub(crate) fn prepare(request: &ProtectRequest) -> Result<Prepared, OwnerError> 
         )));
     }
     let calibration = match request.calibrate {
-        Some(data) => {
-            let none = Preprocess::default();
-            calibration::on_data(&network, &protected, data, request.preprocess.as_ref().unwrap_or(&none))?
-        }
-        None if !protected.replaced().is_empty() && !request.force => {
-            let what = protected.replaced().iter().map(replacement).collect::<Vec<_>>().join(", ");
-            return Err(OwnerError::UnknownCost { what });
+        Some(data) => calibration::on_data(&network, &protected, data, preprocess)?,
+        None if !protected.replaced().is_empty() || !protected.fits().is_empty() => {
+            let what = replacements(&protected, protected.fits()).join(", ");
+            if !request.force {
+                return Err(OwnerError::UnknownCost { what });
+            }
+            calibration::on_synthetic(&network, &protected, request.preprocess.as_ref())?
         }
         None => calibration::on_synthetic(&network, &protected, request.preprocess.as_ref())?,
     };
-    Ok(Prepared { network, protected, calibration })
+    Ok(Prepared { network, protected, calibration, started })
 }
 
 /// What the planner reckons with: the model in [`COST_MODEL_FILE`] of this home where it can be read and is for this kernel, else

@@ -69,7 +69,7 @@ impl Owner {
         let report = self.report(&record)?;
         let settings = &report.settings;
         let network = self.network(&record)?;
-        let protected = Protected::new(&network, &settings.scope, &settings.substitutions)?;
+        let protected = Protected::again(&network, settings)?;
         let decryptor = self.decryptor(&record, &stored, vault)?;
         let dir = tempfile::tempdir().map_err(|e| OwnerError::io("create a directory in", &std::env::temp_dir(), e))?;
         let path = dir.path().join("bundle.srb");

@@ -8,7 +8,8 @@ use super::places::picked;
 use super::trace::{At, Tracer};
 use crate::activation::ActivationKind;
 use crate::error::NetworkError;
-use crate::graph::Constant;
+use crate::fit::ScalarFunction;
+use crate::graph::{Constant, Node};
 use crate::polynomial::MAX_DEGREE;
 use crate::region::{Expression, spread};
 
@@ -279,10 +280,11 @@ impl<'g> Tracer<'g> {
             ActivationKind::Selu => default("alpha", 1.673_263_2) && default("gamma", 1.050_701),
             _ => true,
         };
+        let scalar = scalar_function(kind, node);
         if !usual && self.substitutions.get(kind).is_none() {
             kind = ActivationKind::Other;
         }
-        self.apply_function(at, tensor, kind, node.output())
+        self.apply_function(at, tensor, (kind, scalar), node.output())
     }
 
     /// Softmax as the network's last step keeps the order of the scores and is left to the owner.
@@ -321,7 +323,8 @@ impl<'g> Tracer<'g> {
             && node.inputs.iter().any(|name| zero(&name))
             && self.graph.shape(tensor) == self.graph.shape(node.output())
         {
-            return self.apply_function(at, tensor, ActivationKind::Relu, node.output());
+            let relu = ScalarFunction::try_from(ActivationKind::Relu).ok();
+            return self.apply_function(at, tensor, (ActivationKind::Relu, relu), node.output());
         }
         Err(at.refuse("is neither linear nor a function of each value alone", remedy(&node.op)))
     }
@@ -365,4 +368,24 @@ fn remedy(op: &str) -> &'static str {
         | "MatMulInteger" => "export the network in float32, before it is quantised",
         _ => "use operators of docs/operators.md in its place, or protect from a later layer on",
     }
+}
+
+/// The function that a node computes, with the parameters that it names.
+fn scalar_function(kind: ActivationKind, node: &Node) -> Option<ScalarFunction> {
+    // Numbers come from float32, so its shortest decimals are what was written.
+    let named = |name: &str, default: f32| node.float(name, default).to_string().parse().ok();
+    let parameter = match kind {
+        ActivationKind::LeakyRelu => named("alpha", 0.01)?,
+        ActivationKind::Elu | ActivationKind::Celu | ActivationKind::ThresholdedRelu => named("alpha", 1.0)?,
+        ActivationKind::HardSigmoid if node.float("beta", 0.5) == 0.5 => named("alpha", 0.2)?,
+        ActivationKind::HardSigmoid => return None,
+        ActivationKind::Swish => named("alpha", 1.0)?,
+        ActivationKind::Selu if node.float("alpha", 1.673_263_2) != 1.673_263_2 => return None,
+        ActivationKind::Selu if node.float("gamma", 1.050_701) != 1.050_701 => return None,
+        ActivationKind::Gelu if node.op == "QuickGelu" => {
+            return ScalarFunction::new(ActivationKind::Swish, named("alpha", 1.702)).ok();
+        }
+        _ => return ScalarFunction::try_from(kind).ok(),
+    };
+    ScalarFunction::new(kind, Some(parameter)).ok()
 }

@@ -8,18 +8,22 @@ use super::sparse::one_or_each;
 use super::trace::{Draft, Tracer};
 use super::{Circuit, CircuitLayer, LayerActivation, Place, Source, Term};
 use crate::error::NetworkError;
+use crate::fit::ScalarFunction;
 use crate::layers::unique_name;
 use crate::polynomial::Polynomial;
 use crate::region::Expression;
 use crate::split::Replaced;
 
+/// Functions left in layers: index of the layer, and the function.
+type Functions = Vec<(usize, ScalarFunction)>;
+
 impl Tracer<'_> {
-    /// The circuit that gives `output`.
+    /// The circuit that gives `output`, the substitutions made, and the functions left in layers.
     pub(crate) fn finish(
         mut self,
         output: &Value,
         input_places: Vec<Place>,
-    ) -> Result<(Circuit, Vec<Replaced>), NetworkError> {
+    ) -> Result<(Circuit, Vec<Replaced>, Functions), NetworkError> {
         let value = self.flat(output.clone());
         let last = match merged(&self.drafts, &value) {
             Some(draft) => draft,
@@ -40,6 +44,7 @@ impl Tracer<'_> {
         self.drafts.push(last);
         let (drafts, replaced) = self.into_parts();
         let mut layers: Vec<CircuitLayer> = Vec::with_capacity(needed.len() + 1);
+        let mut functions = Vec::new();
         for (old, (draft, name)) in drafts.into_iter().zip(names).enumerate() {
             if old != end && !numbers.contains_key(&old) {
                 continue;
@@ -58,6 +63,9 @@ impl Tracer<'_> {
                     Term { source, matrix: Arc::unwrap_or_clone(matrix) }
                 })
                 .collect();
+            if let Curve::Function(_, Some(function)) = curve.as_ref() {
+                functions.push((layers.len(), *function));
+            }
             let activation = activation(&curve, bias.len());
             let finite = terms.iter().all(|term| term.matrix.is_finite())
                 && bias.iter().all(|value| value.is_finite())
@@ -67,7 +75,7 @@ impl Tracer<'_> {
             }
             layers.push(CircuitLayer { name, places: Arc::unwrap_or_clone(places), terms, bias, activation });
         }
-        Ok((Circuit { input_places, layers, weights }, replaced))
+        Ok((Circuit { input_places, layers, weights }, replaced, functions))
     }
 }
 
@@ -103,7 +111,7 @@ fn merged(drafts: &[Draft], output: &Value) -> Option<Draft> {
         matrix.single_entries()?.map(|(column, value)| (Some(column), value)).unzip();
     let plain = factors.iter().all(|&f| f == 1.0) && output.form.bias.iter().all(|&b| b == 0.0);
     let curve = match draft.curve.as_ref() {
-        Curve::Function(kind) => plain.then_some(Curve::Function(*kind))?,
+        Curve::Function(kind, scalar) => plain.then_some(Curve::Function(*kind, *scalar))?,
         Curve::Polynomial(e) => {
             let picked = |k: usize| -> Vec<f64> {
                 let c = e.coefficient(k);
@@ -133,7 +141,7 @@ fn merged(drafts: &[Draft], output: &Value) -> Option<Draft> {
 
 fn activation(curve: &Curve, size: usize) -> LayerActivation {
     let expression = match curve {
-        Curve::Function(kind) => return LayerActivation::Function(*kind),
+        Curve::Function(kind, _) => return LayerActivation::Function(*kind),
         Curve::Polynomial(expression) => expression,
     };
     if curve.is_identity() {

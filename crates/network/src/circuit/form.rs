@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::sparse::{SparseMatrix, one_or_each};
 use super::{Place, Source};
 use crate::activation::ActivationKind;
+use crate::fit::ScalarFunction;
 use crate::polynomial::Polynomial;
 use crate::region::{Expression, zip};
 
@@ -73,7 +74,8 @@ impl Form {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Curve {
     Polynomial(Expression),
-    Function(ActivationKind),
+    /// With its parameters, if it is a known function of one number.
+    Function(ActivationKind, Option<ScalarFunction>),
 }
 
 impl Curve {
@@ -161,7 +163,7 @@ impl Value {
     pub fn polynomial(&self) -> Option<&Expression> {
         match self.curve.as_ref() {
             Curve::Polynomial(expression) => Some(expression),
-            Curve::Function(_) => None,
+            Curve::Function(..) => None,
         }
     }
 }

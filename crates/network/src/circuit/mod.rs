@@ -19,6 +19,7 @@ mod windows;
 use serde::{Deserialize, Serialize};
 
 use crate::activation::ActivationKind;
+use crate::fit::ScalarFunction;
 use crate::polynomial::Polynomial;
 use crate::split::Replaced;
 
@@ -211,4 +212,7 @@ pub struct CircuitSplit {
     pub circuit: Circuit,
     /// Substitutions made in the circuit.
     pub replaced: Vec<Replaced>,
+    /// Those of the circuit's functions that are known functions of one number, with their parameters: index of the
+    /// layer, and the function.
+    pub functions: Vec<(usize, ScalarFunction)>,
 }

@@ -36,12 +36,12 @@ pub(crate) fn circuit(
             )));
         }
     };
-    let (circuit, replaced) = tracer.finish(&output, places)?;
+    let (circuit, replaced, functions) = tracer.finish(&output, places)?;
     if !circuit.layers.iter().any(|layer| layer.terms.iter().any(|term| matches!(term.source, Source::Input))) {
         return Err(NetworkError::Unsupported("its output does not depend on its input".into()));
     }
     let front = if start == graph.input() { None } else { Some(cut(onnx, graph, &start)?) };
-    Ok(CircuitSplit { front, features: graph.elements(&start), circuit, replaced })
+    Ok(CircuitSplit { front, features: graph.elements(&start), circuit, replaced, functions })
 }
 
 /// The tensor that the scope's first layer reads, and that layer's name.

@@ -9,6 +9,7 @@ use super::sparse::SparseMatrix;
 use super::{Place, Source};
 use crate::activation::{ActivationKind, Substitutions};
 use crate::error::NetworkError;
+use crate::fit::ScalarFunction;
 use crate::graph::{Constant, Graph, Node};
 use crate::layers::layer_name;
 use crate::region::Expression;
@@ -345,7 +346,7 @@ impl<'g> Tracer<'g> {
         &mut self,
         at: At<'_>,
         tensor: &str,
-        kind: ActivationKind,
+        (kind, scalar): (ActivationKind, Option<ScalarFunction>),
         output: &str,
     ) -> Result<(), NetworkError> {
         let value = self.linear(at, tensor)?;
@@ -355,7 +356,7 @@ impl<'g> Tracer<'g> {
                 self.replaced.push(Replaced { layer, from: kind, to: polynomial.clone() });
                 Curve::of(polynomial)
             }
-            None => Curve::Function(kind),
+            None => Curve::Function(kind, scalar),
         };
         let sole = value.sole && self.graph.single_use(tensor).is_some();
         self.set(output, Value { curve: Arc::new(curve), sole, ..value });
@@ -376,7 +377,7 @@ impl<'g> Tracer<'g> {
         if kind == ActivationKind::Other && self.substitutions.get(kind).is_none() {
             return Ok(false);
         }
-        self.apply_function(at, base, kind, &region.exit)?;
+        self.apply_function(at, base, (kind, ScalarFunction::try_from(kind).ok()), &region.exit)?;
         self.covered.extend(region.nodes);
         Ok(true)
     }

@@ -36,6 +36,7 @@ pub fn digits(limit: usize) -> Fixture {
     Fixture { onnx: std::fs::read(root().join("models/mnist-cnn.onnx")).unwrap(), data, preprocess: "scale=1/255" }
 }
 
+#[allow(dead_code)]
 pub struct Home {
     pub owner: Owner,
     pub vault: Vault,
@@ -52,6 +53,7 @@ impl Home {
         Self { owner, vault, identity, _dir: dir }
     }
 
+    #[allow(dead_code)]
     pub fn protect_and_verify(
         &self,
         f: &Fixture,
