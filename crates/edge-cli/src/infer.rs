@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 use subrosa_edge_agent::{Options, Processor};
 use subrosa_fhe::wire;
+use subrosa_program::{Program, Step};
 use subrosa_terminal::machine::median;
 use subrosa_terminal::{Bars, Failure, text};
 
@@ -23,8 +24,22 @@ pub struct InferRequest<'a> {
     pub out: &'a Path,
     /// Only the first so many samples.
     pub limit: Option<usize>,
+    /// Whether every step of the evaluation is timed.
+    pub profile: bool,
     /// Whom to trust, and threads.
     pub options: Options,
+}
+
+/// A step of the evaluation and its time.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepTime {
+    /// What it does.
+    pub step: &'static str,
+    /// What constants it reads, if any: the layer they belong to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub constants: Option<String>,
+    /// Median over the samples.
+    pub seconds: f64,
 }
 
 /// What `infer` did and how long it took.
@@ -60,6 +75,9 @@ pub struct InferReport {
     pub owner: String,
     /// Whether that is the owner given with `--trust`.
     pub trusted: bool,
+    /// The steps of the evaluation, with `--profile`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub profile: Vec<StepTime>,
 }
 
 /// Loads the bundle, runs every sample through the plain part and the blind evaluation, writes the results file.
@@ -77,6 +95,7 @@ pub fn infer(request: &InferRequest, bars: &Bars) -> Result<InferReport, Failure
 
     let (mut plain_seconds, mut encrypt_times, mut infer_times) = (0.0, Vec::new(), Vec::new());
     let mut input_ciphertext_bytes = 0;
+    let mut step_times: Vec<Vec<f64>> = Vec::new();
     let length = samples.data.len() / samples.count.max(1);
     bars.begin("inferring", samples.count);
     for batch in samples.data.chunks((BATCH * length).max(1)) {
@@ -90,7 +109,14 @@ pub fn infer(request: &InferRequest, bars: &Bars) -> Result<InferReport, Failure
             encrypt_times.push(prepare.elapsed().as_secs_f64());
             input_ciphertext_bytes = input.ciphertext_bytes(parameters) as u64;
             let evaluate = Instant::now();
-            let result = processor.infer(&input).map_err(at)?;
+            let result = if request.profile {
+                let (result, times) = processor.infer_profiled(&input).map_err(at)?;
+                step_times.resize_with(times.len(), Vec::new);
+                step_times.iter_mut().zip(times).for_each(|(all, time)| all.push(time));
+                result
+            } else {
+                processor.infer(&input).map_err(at)?
+            };
             infer_times.push(evaluate.elapsed().as_secs_f64());
             results.push(parameters, &result).map_err(|e| failure(e.into()))?;
             bars.advance(1);
@@ -117,7 +143,29 @@ pub fn infer(request: &InferRequest, bars: &Bars) -> Result<InferReport, Failure
         input_ciphertext_bytes,
         owner: signer.fingerprint(),
         trusted,
+        profile: profile(processor.program(), &mut step_times),
     })
+}
+
+/// The medians, step by step.
+fn profile(program: &Program, times: &mut [Vec<f64>]) -> Vec<StepTime> {
+    let group = |step: &Step| match step {
+        Step::Linear { products, .. } => products.first().map(|p| p.weights),
+        Step::LinearPlain { weights, .. }
+        | Step::DiagonalsPlain { weights, .. }
+        | Step::DiagonalsCipher { weights, .. }
+        | Step::CoefficientDot { weights, .. }
+        | Step::CoefficientRows { weights, .. } => Some(*weights),
+        Step::AddConstant { group, .. } => Some(*group),
+        _ => None,
+    };
+    let name = |group: usize| program.constants.get(group).map(|g| g.name.clone());
+    let timed = |(step, times): (&Step, &mut Vec<f64>)| StepTime {
+        step: step.name(),
+        constants: group(step).and_then(name),
+        seconds: median(times),
+    };
+    program.steps.iter().zip(times).map(timed).collect()
 }
 
 impl fmt::Display for InferReport {
@@ -139,6 +187,13 @@ impl fmt::Display for InferReport {
             ("blind evaluation, each", text::seconds(self.infer_seconds)),
             ("in all", text::seconds(self.total_seconds)),
             ("results", results),
-        ]))
+        ]))?;
+        if self.profile.is_empty() {
+            return Ok(());
+        }
+        let head = ["step".to_owned(), "constants".to_owned(), "time".to_owned()];
+        let row = |s: &StepTime| [s.step.to_owned(), s.constants.clone().unwrap_or_default(), text::seconds(s.seconds)];
+        let rows: Vec<_> = std::iter::once(head).chain(self.profile.iter().map(row)).collect();
+        write!(f, "\n{}", text::table(&rows))
     }
 }

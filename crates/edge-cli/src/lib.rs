@@ -50,6 +50,9 @@ enum Command {
         /// Take only the first N samples
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
+        /// Times every step of the blind evaluation
+        #[arg(long)]
+        profile: bool,
     },
 }
 
@@ -69,8 +72,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write) -
             note_owner(&terminal, &report.owner, report.trusted);
             terminal.report(&report)
         }
-        Command::Infer { bundle, input, out, limit } => {
-            let request = InferRequest { bundle: &bundle, input: &input, out: &out, limit, options };
+        Command::Infer { bundle, input, out, limit, profile } => {
+            let request = InferRequest { bundle: &bundle, input: &input, out: &out, limit, profile, options };
             let report = infer(&request, &terminal.bars())?;
             note_owner(&terminal, &report.owner, report.trusted);
             terminal.report(&report)

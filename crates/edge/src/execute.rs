@@ -2,6 +2,7 @@
 
 use crate::error::EdgeError;
 use crate::processor::{Constants, Input, Processor};
+use std::borrow::Cow;
 use subrosa_fhe::{Ciphertext, Galois, Plaintext};
 use subrosa_program::layout::Diagonals;
 use subrosa_program::{InputLayout, Product, Step};
@@ -9,17 +10,22 @@ use subrosa_program::{InputLayout, Product, Step};
 /// The registers of one evaluation.
 struct Machine<'a> {
     processor: &'a Processor,
-    registers: Vec<Option<Ciphertext>>,
+    /// Those of the input are borrowed.
+    registers: Vec<Option<Cow<'a, Ciphertext>>>,
 }
 
-/// Runs the program on one prepared input; returns the result ciphertexts.
-pub(crate) fn execute(processor: &Processor, input: &Input) -> Result<Vec<Ciphertext>, EdgeError> {
+/// Runs the program on one prepared input; returns the result ciphertexts. `after` is told the number of each step when it is done.
+pub(crate) fn execute(
+    processor: &Processor,
+    input: &Input,
+    mut after: impl FnMut(usize),
+) -> Result<Vec<Ciphertext>, EdgeError> {
     let program = processor.program();
     let mut machine = Machine { processor, registers: Vec::new() };
     machine.registers.resize_with(program.registers(), || None);
     if let Input::Encrypted(ciphertexts) = input {
         for (register, c) in machine.registers.iter_mut().zip(ciphertexts) {
-            *register = Some(c.clone());
+            *register = Some(Cow::Borrowed(c));
         }
     }
     for (i, step) in program.steps.iter().enumerate() {
@@ -29,6 +35,7 @@ pub(crate) fn execute(processor: &Processor, input: &Input) -> Result<Vec<Cipher
                 *place = None;
             }
         });
+        after(i);
     }
     program.output.registers.iter().map(|&r| machine.take(r)).collect()
 }
@@ -36,17 +43,17 @@ pub(crate) fn execute(processor: &Processor, input: &Input) -> Result<Vec<Cipher
 impl Machine<'_> {
     fn get(&self, register: usize) -> Result<&Ciphertext, EdgeError> {
         let empty = || EdgeError::Program(format!("register {register} is read before it is written"));
-        self.registers.get(register).and_then(Option::as_ref).ok_or_else(empty)
+        self.registers.get(register).and_then(Option::as_deref).ok_or_else(empty)
     }
 
     fn take(&mut self, register: usize) -> Result<Ciphertext, EdgeError> {
         let empty = || EdgeError::Program(format!("register {register} is read before it is written"));
-        self.registers.get_mut(register).and_then(Option::take).ok_or_else(empty)
+        self.registers.get_mut(register).and_then(Option::take).map(Cow::into_owned).ok_or_else(empty)
     }
 
     fn set(&mut self, register: usize, value: Ciphertext) -> Result<(), EdgeError> {
         let place = self.registers.get_mut(register);
-        *place.ok_or_else(|| EdgeError::Program(format!("there is no register {register}")))? = Some(value);
+        *place.ok_or_else(|| EdgeError::Program(format!("there is no register {register}")))? = Some(Cow::Owned(value));
         Ok(())
     }
 
@@ -85,7 +92,8 @@ impl Machine<'_> {
                     return Err(EdgeError::Program("a plain product without its plain input".into()));
                 };
                 for (terms, &dst) in inputs.iter().zip(dst) {
-                    let tile = |&t: &usize| tiles.get(t).ok_or_else(|| EdgeError::Program("an input is missing".into()));
+                    let tile =
+                        |&t: &usize| tiles.get(t).ok_or_else(|| EdgeError::Program("an input is missing".into()));
                     let out = matrix.sum_plain(&terms.iter().map(tile).collect::<Result<Vec<_>, _>>()?)?;
                     self.set(dst, out)?;
                 }

@@ -6,6 +6,7 @@ use crate::execute;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Instant;
 use subrosa_fhe::{Ciphertext, Encoder, EvaluationKeys, Evaluator, Kernel, Parameters, Plaintext, PublicKey, wire};
 use subrosa_input::{Dataset, Preprocess};
 use subrosa_plain::PlainNetwork;
@@ -219,7 +220,18 @@ impl Processor {
 
     /// The blind evaluation: the result ciphertexts of one sample, for its owner to decrypt.
     pub fn infer(&self, input: &Input) -> Result<Vec<Ciphertext>, EdgeError> {
-        execute::execute(self, input)
+        execute::execute(self, input, |_| ())
+    }
+
+    /// The same with the time of every step of the program, in seconds, one after the other.
+    pub fn infer_profiled(&self, input: &Input) -> Result<(Vec<Ciphertext>, Vec<f64>), EdgeError> {
+        let mut times = Vec::with_capacity(self.program.steps.len());
+        let mut start = Instant::now();
+        let result = execute::execute(self, input, |_| {
+            times.push(start.elapsed().as_secs_f64());
+            start = Instant::now();
+        })?;
+        Ok((result, times))
     }
 
     /// Begins a results file for this network.

@@ -54,12 +54,30 @@ pub struct Plan {
 
 /// What the constants of a group hold.
 pub(crate) enum ConstantKind {
-    Diagonals { stage: usize, layout: Diagonals },
-    SlotBias { stage: usize, layout: Diagonals },
-    Dot { stage: usize, layout: CoefficientDot },
-    DotBias { stage: usize, layout: CoefficientDot },
-    Rows { stage: usize, layout: CoefficientRows },
-    RowsBias { stage: usize, layout: CoefficientRows },
+    Diagonals {
+        stage: usize,
+        layout: Diagonals,
+    },
+    SlotBias {
+        stage: usize,
+        layout: Diagonals,
+    },
+    Dot {
+        stage: usize,
+        layout: CoefficientDot,
+    },
+    DotBias {
+        stage: usize,
+        layout: CoefficientDot,
+    },
+    Rows {
+        stage: usize,
+        layout: CoefficientRows,
+    },
+    RowsBias {
+        stage: usize,
+        layout: CoefficientRows,
+    },
     /// Of a whole network.
     Circuit(Constant),
 }
@@ -177,7 +195,9 @@ impl Plan {
         let (scale, level) = (spec.scale, spec.level);
         let stage_of = |i: usize| self.stages.get(i).ok_or(PlanError::Empty);
         let plaintext = match kind {
-            ConstantKind::Circuit(constant) => constant.encode(encoder, self.program.parameters.log_n, index, scale, level)?,
+            ConstantKind::Circuit(constant) => {
+                constant.encode(encoder, self.program.parameters.log_n, index, scale, level)?
+            }
             ConstantKind::Diagonals { stage, layout } => {
                 let stage = stage_of(*stage)?;
                 let per_giant = layout.products() / layout.giants;
@@ -222,7 +242,12 @@ impl Plan {
 }
 
 /// A polynomial with `values[row]` at the coefficient of each row that lies in result `output`.
-pub(crate) fn at_positions(n: usize, values: &[f64], output: usize, position: impl Fn(usize) -> (usize, usize)) -> Vec<f64> {
+pub(crate) fn at_positions(
+    n: usize,
+    values: &[f64],
+    output: usize,
+    position: impl Fn(usize) -> (usize, usize),
+) -> Vec<f64> {
     let mut coefficients = vec![0.0; n];
     for (row, v) in values.iter().enumerate() {
         let (o, at) = position(row);

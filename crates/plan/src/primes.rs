@@ -1,8 +1,8 @@
 //! Choosing the primes of a chain: sizes to bits, special primes, and the decompositions of keys that the security table permits.
 
 use std::collections::BTreeMap;
-use subrosa_fhe::parameters::MAX_DIGIT_EXCESS_BITS;
 use subrosa_fhe::chain::swap_chain;
+use subrosa_fhe::parameters::MAX_DIGIT_EXCESS_BITS;
 use subrosa_fhe::{KeyShape, primes};
 
 /// Largest prime size of the engine, bits.

@@ -4,7 +4,9 @@
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use subrosa_fhe::Kernel;
 use subrosa_fhe::security::SecurityLevel;
-use subrosa_network::{ActivationKind, Circuit, CircuitLayer, LayerActivation, Place, Polynomial, Source, SparseMatrix, Term};
+use subrosa_network::{
+    ActivationKind, Circuit, CircuitLayer, LayerActivation, Place, Polynomial, Source, SparseMatrix, Term,
+};
 use subrosa_plan::{CostModel, InputRange, Plan, PlanError, WholeError, WholeRequest, plan_whole};
 
 /// Positions of an image, channel first.
@@ -20,7 +22,10 @@ struct Net {
 
 impl Net {
     fn new(seed: u64, input: Vec<Place>) -> Self {
-        Self { rng: StdRng::seed_from_u64(seed), circuit: Circuit { input_places: input, layers: Vec::new(), weights: 0 } }
+        Self {
+            rng: StdRng::seed_from_u64(seed),
+            circuit: Circuit { input_places: input, layers: Vec::new(), weights: 0 },
+        }
     }
 
     fn places(&self, source: Source) -> &[Place] {
@@ -36,8 +41,7 @@ impl Net {
         let count = |places: &[Place]| places.iter().map(|p| p[0] as usize + 1).max().unwrap();
         let (inputs, outputs, taps) = (count(&from), count(to), (size * size) as usize);
         let norm = 1.0 / ((inputs * taps) as f64).sqrt();
-        let kernel: Vec<f64> =
-            (0..inputs * outputs * taps).map(|_| norm * self.rng.random_range(-1.0..1.0)).collect();
+        let kernel: Vec<f64> = (0..inputs * outputs * taps).map(|_| norm * self.rng.random_range(-1.0..1.0)).collect();
         let row = |o: &Place| {
             let tap = |(i, p): (usize, &Place)| {
                 let along = |axis: usize| i64::from(p[axis]) - (i64::from(o[axis]) * stride - pad);
@@ -79,9 +83,8 @@ impl Net {
     /// A quadratic for each channel.
     fn quadratic(&mut self, places: &[Place]) -> LayerActivation {
         let channels = places.iter().map(|p| p[0] + 1).max().unwrap();
-        let polynomials = (0..channels)
-            .map(|_| Polynomial::new(vec![0.1, 0.5, self.rng.random_range(0.1..0.3)]))
-            .collect();
+        let polynomials =
+            (0..channels).map(|_| Polynomial::new(vec![0.1, 0.5, self.rng.random_range(0.1..0.3)])).collect();
         LayerActivation::Polynomial { polynomials, of: places.iter().map(|p| p[0]).collect() }
     }
 
@@ -116,7 +119,8 @@ impl Net {
             plan.program.validate().unwrap();
             for sample in self.samples(3) {
                 let expected = self.circuit.eval(&sample);
-                let distance = |found: &[f64]| found.iter().zip(&expected).fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
+                let distance =
+                    |found: &[f64]| found.iter().zip(&expected).fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
                 let exact = distance(&plan.simulate(&sample, None).unwrap().outputs);
                 assert!(exact < 1e-6, "off by {exact} without noise");
                 let noisy = distance(&plan.simulate(&sample, Some(3)).unwrap().outputs);
@@ -191,7 +195,8 @@ fn polynomials_of_higher_degree_and_layers_without_activation() {
         let mut net = Net::new(5, image(1, 6, 6));
         let places = image(3, 4, 4);
         let first = net.convolution(Source::Input, &places, 3, 1, 0);
-        let coefficients: Vec<f64> = (0..=degree).map(|k| if k == 4 { 0.0 } else { 0.4 / (1.0 + f64::from(k)) }).collect();
+        let coefficients: Vec<f64> =
+            (0..=degree).map(|k| if k == 4 { 0.0 } else { 0.4 / (1.0 + f64::from(k)) }).collect();
         let activation = LayerActivation::uniform(Polynomial::new(coefficients), places.len()).unwrap();
         let layer = net.layer(places.clone(), vec![first], activation);
         let linear = net.convolution(layer, &places, 3, 1, 1);

@@ -421,7 +421,8 @@ impl Tiles {
         let mut out: Vec<Run> = Vec::new();
         for &(slot, feature) in places {
             if let Some(run) = out.last_mut() {
-                let last = (run.slot + (run.count - 1) * run.slot_step, run.feature + (run.count - 1) * run.feature_step);
+                let last =
+                    (run.slot + (run.count - 1) * run.slot_step, run.feature + (run.count - 1) * run.feature_step);
                 let steps = (slot.checked_sub(last.0), feature.checked_sub(last.1));
                 match steps {
                     (Some(s), Some(f)) if run.count == 1 => {
@@ -607,8 +608,7 @@ mod tests {
                 })
                 .collect();
             let runs = Tiles::runs(&places);
-            let back: Vec<(u32, u32)> =
-                runs.iter().flat_map(Run::places).map(|(s, f)| (s as u32, f as u32)).collect();
+            let back: Vec<(u32, u32)> = runs.iter().flat_map(Run::places).map(|(s, f)| (s as u32, f as u32)).collect();
             assert_eq!(places, back);
             assert!(runs.iter().all(|r| r.fits(512, 1000)));
             let tiles = Tiles { slots: 1024, period: 512, tiles: vec![runs] };

@@ -11,5 +11,7 @@ mod program;
 pub mod results;
 mod validate;
 
-pub use program::{ConstantGroup, InputLayout, InputSpec, KeyRequirement, OutputSpec, Product, Program, Register, Step};
+pub use program::{
+    ConstantGroup, InputLayout, InputSpec, KeyRequirement, OutputSpec, Product, Program, Register, Step,
+};
 pub use subrosa_fhe::Complex64;

@@ -338,7 +338,9 @@ impl Program {
                 Step::Parts { re, im, .. } => re.max(im).saturating_add(1),
                 Step::CoefficientRows { layout, dst, .. } => outputs(*dst, layout.outputs()),
                 Step::Multiply { dst, .. } | Step::MultiplyScalar { dst, .. } => dst.saturating_add(1),
-                Step::Combine { dst, .. } | Step::Add { dst, .. } | Step::DropLevel { dst, .. } => dst.saturating_add(1),
+                Step::Combine { dst, .. } | Step::Add { dst, .. } | Step::DropLevel { dst, .. } => {
+                    dst.saturating_add(1)
+                }
                 Step::AddConstant { reg, .. }
                 | Step::Fold { reg, .. }
                 | Step::Relinearize { reg, .. }

@@ -85,7 +85,9 @@ impl Program {
                 Step::Linear { products, dst, .. } => {
                     for p in products {
                         let terms = p.terms();
-                        if p.giants.is_empty() || p.inputs.len() != dst.len() || p.inputs.iter().any(|i| i.len() != terms)
+                        if p.giants.is_empty()
+                            || p.inputs.len() != dst.len()
+                            || p.inputs.iter().any(|i| i.len() != terms)
                         {
                             return Err("a linear map has not one list of as many inputs for each result".into());
                         }

@@ -235,6 +235,7 @@ impl Run<'_, '_> {
                 bundle: &bundle,
                 input: &self.samples.to_string_lossy(),
                 out: &results,
+                profile: false,
                 limit: None,
                 options: Options { trust: Some(self.identity.signer()), threads, kernel: None },
             },

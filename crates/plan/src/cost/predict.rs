@@ -168,7 +168,8 @@ impl Walk<'_> {
                 let weight_bytes = (2 * products * a.polynomial_bytes(level, 0)) as u64;
                 // The sums are short: reducing them counts.
                 let results = (degree + 1) * layout.outputs() * l(level);
-                let work = a.multiply_adds(multiplied * products * l(level)) + a.elementwise(results) + a.buffers(results);
+                let work =
+                    a.multiply_adds(multiplied * products * l(level)) + a.elementwise(results) + a.buffers(results);
                 (level, Work { products, weight_bytes, ..work })
             }
             Step::CoefficientRows { layout, src, weights, dst } => {
@@ -176,8 +177,8 @@ impl Walk<'_> {
                 let products = layout.outputs();
                 self.registers.extend((0..products).map(|o| (dst + o, (level, degree + 1))));
                 let weight_bytes = (2 * products * a.polynomial_bytes(self.level_of(*weights), 0)) as u64;
-                let work =
-                    a.multiply_adds(2 * (degree + 1) * products * l(level)) + a.buffers((degree + 2) * products * l(level));
+                let work = a.multiply_adds(2 * (degree + 1) * products * l(level))
+                    + a.buffers((degree + 2) * products * l(level));
                 (level, Work { products, weight_bytes, ..work })
             }
             Step::AddConstant { reg, .. } => {

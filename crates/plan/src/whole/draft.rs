@@ -219,7 +219,14 @@ impl<'a> Draftsman<'a> {
         self.registers - 1
     }
 
-    fn group(&mut self, name: String, count: usize, level: usize, scale: f64, constant: impl FnOnce() -> Constant) -> usize {
+    fn group(
+        &mut self,
+        name: String,
+        count: usize,
+        level: usize,
+        scale: f64,
+        constant: impl FnOnce() -> Constant,
+    ) -> usize {
         self.groups.push(ConstantGroup { name, count, level, scale });
         self.constants.push(if self.full { constant() } else { Constant::Counted });
         self.groups.len() - 1
@@ -266,8 +273,15 @@ impl<'a> Draftsman<'a> {
                 results: arrangement.pairs.len(),
                 vectors: layout.blocks,
             };
-            let babies: BTreeSet<(u32, u32)> =
-                self.geometry.maps.rotations((*reader, term), &map).0.steps(Split { fold: 1, modulus: 0 }).into_iter().flat_map(|s| s.babies).collect();
+            let babies: BTreeSet<(u32, u32)> = self
+                .geometry
+                .maps
+                .rotations((*reader, term), &map)
+                .0
+                .steps(Split { fold: 1, modulus: 0 })
+                .into_iter()
+                .flat_map(|s| s.babies)
+                .collect();
             if babies.len() <= MOST_TILES || !encrypted {
                 rotated = babies.into_iter().collect();
             }
@@ -502,7 +516,16 @@ impl<'a> Draftsman<'a> {
             if whole && !combined { 1.0 } else { 0.5 }
         };
         let inputs = self.rotated(&parts, &sources.iter().map(|s| s.4.as_slice()).collect::<Vec<_>>(), level)?;
-        self.products((index, &stage.name), &parts, &inputs, &sources.iter().map(|s| s.5).collect::<Vec<_>>(), level, &dst, &factor, plain)?;
+        self.products(
+            (index, &stage.name),
+            &parts,
+            &inputs,
+            &sources.iter().map(|s| s.5).collect::<Vec<_>>(),
+            level,
+            &dst,
+            &factor,
+            plain,
+        )?;
         let level = level - 1;
         let mut stages = fold_stages(fold, parts.first()?.0.map.input_period / fold, combined);
         if !stages.is_empty() {
@@ -651,7 +674,11 @@ impl<'a> Draftsman<'a> {
             let own: Vec<Register> = results.iter().filter_map(|r| dst.get(*r).copied()).collect();
             if plain {
                 let product = products.pop()?;
-                self.steps.push(Step::LinearPlain { weights: product.weights, inputs: product.inputs, dst: own.clone() });
+                self.steps.push(Step::LinearPlain {
+                    weights: product.weights,
+                    inputs: product.inputs,
+                    dst: own.clone(),
+                });
                 self.steps.extend(own.into_iter().map(|reg| Step::Rescale { reg }));
                 continue;
             }
@@ -794,7 +821,8 @@ fn fold_stages(groups: usize, stride: usize, conjugate: bool) -> Vec<Vec<Galois>
     if conjugate {
         doublings.push(CONJUGATE);
     }
-    let both = |a: Galois, b: Galois| Galois { rotation: a.rotation + b.rotation, conjugate: a.conjugate != b.conjugate };
+    let both =
+        |a: Galois, b: Galois| Galois { rotation: a.rotation + b.rotation, conjugate: a.conjugate != b.conjugate };
     doublings
         .chunks(2)
         .map(|pair| match *pair {

@@ -49,11 +49,15 @@ impl Facts {
             Source::Layer(i) => stages.get(i).map_or(&[][..], |s| s.places.as_slice()),
         };
         let strides_of = |stage: &Stage| -> Vec<(Source, Strides)> {
-            let of = |(source, matrix): &(Source, SparseMatrix)| (*source, stride(matrix, &stage.places, places(*source)));
+            let of =
+                |(source, matrix): &(Source, SparseMatrix)| (*source, stride(matrix, &stage.places, places(*source)));
             stage.terms.iter().map(of).collect()
         };
         let hashes = |(i, stage): (usize, &Stage)| column_hashes(stages, Source::Layer(i), stage.size());
-        Self { strides: stages.iter().map(strides_of).collect(), hashes: stages.iter().enumerate().map(hashes).collect() }
+        Self {
+            strides: stages.iter().map(strides_of).collect(),
+            hashes: stages.iter().enumerate().map(hashes).collect(),
+        }
     }
 }
 
@@ -137,7 +141,8 @@ impl Arrangement {
             }
         }
         for (class, values) in class.iter_mut().zip(&of_block) {
-            let agrees = |c: &BTreeMap<u32, u64>| values.iter().all(|(slot, h)| c.get(slot).is_none_or(|other| other == h));
+            let agrees =
+                |c: &BTreeMap<u32, u64>| values.iter().all(|(slot, h)| c.get(slot).is_none_or(|other| other == h));
             match classes.iter_mut().enumerate().find(|(_, c)| agrees(c)) {
                 Some((i, found)) => {
                     found.extend(values);

@@ -78,7 +78,8 @@ impl SlotLayout {
         let blocks = at.iter().map(|a| a.0 as usize + 1).max()?;
         let period = together * grid.slots();
         let inside = places.iter().all(|p| {
-            p[1] / spacing.phases.0 * spacing.dilation.0 < grid.rows && p[2] / spacing.phases.1 * spacing.dilation.1 < grid.cols
+            p[1] / spacing.phases.0 * spacing.dilation.0 < grid.rows
+                && p[2] / spacing.phases.1 * spacing.dilation.1 < grid.cols
         });
         inside.then_some(Self { blocks, period, at })
     }

@@ -25,8 +25,8 @@ use crate::cost::CostModel;
 use crate::plan::at_positions;
 use crate::search::{PlanError, Special};
 use std::sync::Arc;
-use subrosa_fhe::{Complex64, Encoder, Kernel, Plaintext};
 use subrosa_fhe::security::SecurityLevel;
+use subrosa_fhe::{Complex64, Encoder, Kernel, Plaintext};
 use subrosa_network::Circuit;
 use subrosa_program::layout::CoefficientRows;
 
@@ -61,7 +61,9 @@ pub enum WholeError {
     #[error("the network's layers do not fit together: {0}")]
     Malformed(&'static str),
     /// A weight that is not a number, or becomes none.
-    #[error("layer '{layer}' has a weight or bias that is not finite once everything is folded into it: check the network")]
+    #[error(
+        "layer '{layer}' has a weight or bias that is not finite once everything is folded into it: check the network"
+    )]
     NotFinite {
         /// Its name.
         layer: String,
@@ -89,7 +91,9 @@ pub enum WholeError {
         channel: u32,
     },
     /// Different polynomials of degree three or more.
-    #[error("the activation behind layer '{layer}' has several polynomials of degree 3 or more: use one for all its channels")]
+    #[error(
+        "the activation behind layer '{layer}' has several polynomials of degree 3 or more: use one for all its channels"
+    )]
     MixedDegrees {
         /// The layer before it.
         layer: String,

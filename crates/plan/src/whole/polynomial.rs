@@ -155,7 +155,13 @@ impl Draftsman<'_> {
     }
 
     /// A sum of multiples of powers; at least one above the zeroth.
-    fn sum(&mut self, coefficients: &[f64], powers: &BTreeMap<usize, Power>, level: usize, scale: f64) -> Option<Register> {
+    fn sum(
+        &mut self,
+        coefficients: &[f64],
+        powers: &BTreeMap<usize, Power>,
+        level: usize,
+        scale: f64,
+    ) -> Option<Register> {
         let above = level + 1;
         let target = scale * self.primes.top(above);
         let mut sum = None;

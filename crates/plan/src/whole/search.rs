@@ -194,13 +194,8 @@ fn sketch(
     let mut draft = draft(task, ring, choice, geometry, full)?;
     let chooser = KeyChooser {
         primes: &draft.primes,
-        arithmetic: Arithmetic::new(
-            task.request.costs,
-            ring.log_n,
-            &draft.primes.ciphertext,
-            &draft.primes.special,
-        )
-        .with_levels(draft.primes.levels.as_deref()),
+        arithmetic: Arithmetic::new(task.request.costs, ring.log_n, &draft.primes.ciphertext, &draft.primes.special)
+            .with_levels(draft.primes.levels.as_deref()),
         dev: ring.dev,
         tolerance: choice.tolerance,
         per_byte: choice.per_byte,
@@ -250,7 +245,7 @@ fn refine(task: &WholeTask<'_>, ring: &mut RingContext, priced: &Priced) -> Resu
                 bits -= 1;
                 continue;
             };
-                let Some(error) = forecast(task, &draft) else { break };
+            let Some(error) = forecast(task, &draft) else { break };
             reached = Some(reached.map_or(error, |r: f64| r.min(error)));
             let enough = error <= task.request.max_error;
             tried.push((bits, enough));

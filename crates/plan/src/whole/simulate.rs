@@ -170,11 +170,7 @@ impl Machine<'_> {
                 let (Some(x), Some(to)) = (x.get(at), out.get_mut((at + self.slots - giant) % self.slots)) else {
                     break;
                 };
-                *to += if entry.is_imaginary() {
-                    Complex64::new(-x.im, x.re) * entry.value
-                } else {
-                    x * entry.value
-                };
+                *to += if entry.is_imaginary() { Complex64::new(-x.im, x.re) * entry.value } else { x * entry.value };
                 at += period;
             }
         }
@@ -188,7 +184,8 @@ impl Machine<'_> {
                     let mut out = zero.clone();
                     let (mut variance, mut scale, mut level, mut giants) = (0.0, 1.0, 1, 0);
                     for product in products {
-                        let group = self.program.constants.get(product.weights).ok_or(SimulateError("no such group"))?;
+                        let group =
+                            self.program.constants.get(product.weights).ok_or(SimulateError("no such group"))?;
                         let weight_noise = self.dev.slots(self.dev.fresh()) / group.scale;
                         let terms = product.terms();
                         giants += product.giants.len();
@@ -197,8 +194,8 @@ impl Machine<'_> {
                             let x = self.get(*register)?;
                             scale = x.scale * group.scale;
                             let energy: f64 = x.slots.iter().map(Complex64::norm_sqr).sum();
-                            variance += product.giants.len() as f64 * weight_noise * weight_noise * energy
-                                / self.slots as f64;
+                            variance +=
+                                product.giants.len() as f64 * weight_noise * weight_noise * energy / self.slots as f64;
                             for (g, giant) in product.giants.iter().enumerate() {
                                 let weights = self.entries(product.weights, g * terms + t)?;
                                 self.accumulate(&mut out, weights, &x.slots, giant.rotation as usize);
