@@ -4,7 +4,7 @@
 #     models/train.sh MNIST_DIR CIFAR_DIR AI4I_CSV OUT_DIR [SEED ...]
 #
 # MNIST_DIR holds the four IDX files, CIFAR_DIR what models/cifar10_data.py wrote. One training after the other, each on all cores unless THREADS says otherwise;
-# what is done already is left out, what was interrupted goes on. With SEEDs 1 2 3: about 5 hours of one core.
+# what is done already is left out, what was interrupted goes on. With SEEDs 1 2 3: 6 to 7 hours of one core.
 # Afterwards: cp OUT_DIR/*.log.csv OUT_DIR/*.report.md models/training/ && subrosa train figures
 set -euo pipefail
 [ $# -ge 4 ] || { sed -n 2,9p "$0"; exit 2; }
@@ -26,8 +26,8 @@ for seed in "${@:-1}"; do
     train "cifar10-last-x2+2x-$seed" "$@" --activation relu --pool max --last-activation x2+2x
     train "cifar10-last-none-$seed" "$@" --activation relu --pool max --last-activation none
     train "cifar10-quadratic-$seed" "$@" --activation quadratic
-    train "cifar10-adapted-$seed" --dataset cifar10 --data "$cifar" --from "$out/cifar10-relu-$seed.onnx" \
-        --epochs 8 --learning-rate 0.001 --seed "$seed"
+    train "cifar10-adapted16-$seed" --dataset cifar10 --data "$cifar" --from "$out/cifar10-relu-$seed.onnx" \
+        --epochs 16 --learning-rate 0.001 --seed "$seed"
 done
 set -- --dataset mnist --data "$mnist" --arch keras-cnn --epochs 5
 train mnist-relu-1 "$@" --activation relu --pool max
