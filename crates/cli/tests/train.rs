@@ -6,6 +6,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+/// One test at a time: a program that a test is still copying cannot be started while the other test's new process has it open.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// A copy of the program in a folder of its own, where nothing else is beside it.
 fn installed(folder: &Path) -> PathBuf {
@@ -16,6 +20,7 @@ fn installed(folder: &Path) -> PathBuf {
 
 #[test]
 fn without_it_the_error_says_how_to_get_it() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let output = Command::new(installed(folder.path())).args(["train", "--help"]).env("PATH", "").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
@@ -26,6 +31,7 @@ fn without_it_the_error_says_how_to_get_it() {
 
 #[test]
 fn flags_and_exit_code_pass_through() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let agent = folder.path().join("subrosa-train");
     fs::write(&agent, "#!/bin/sh\necho \"$@\"\nexit 7\n").unwrap();

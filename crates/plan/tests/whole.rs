@@ -208,34 +208,6 @@ fn polynomials_of_higher_degree_and_layers_without_activation() {
 }
 
 #[test]
-fn results_with_equal_weights_share_them() {
-    let mut net = Net::new(6, image(1, 32, 32));
-    let places = image(32, 32, 32);
-    let first = net.convolution(Source::Input, &places, 3, 1, 1);
-    let quadratic = net.quadratic(&places);
-    let layer = net.layer(places.clone(), vec![first], quadratic);
-    // 2 x 2 positions that are pooled afterwards stand in four blocks, two ciphertexts: both have the same kernels.
-    let second = net.convolution(layer, &places, 1, 1, 0);
-    let quadratic = net.quadratic(&places);
-    let layer = net.layer(places, vec![second], quadratic);
-    let pooled = image(32, 16, 16);
-    let matrix = net.mean_pool(layer, &pooled);
-    let layer = net.layer(pooled, vec![Term { source: layer, matrix }], LayerActivation::Identity);
-    let scores = net.dense(layer, 3);
-    net.layer(image(3, 1, 1), vec![scores], LayerActivation::Identity);
-    let samples = net.samples(4);
-    let plan = net.plan(&samples, true, None).unwrap();
-    let most = plan.program.steps.iter().filter_map(|s| match s {
-        subrosa_program::Step::Linear { dst, .. } => Some(dst.len()),
-        _ => None,
-    });
-    assert!(most.max() >= Some(2), "{:?}", plan.alternatives);
-    let sample = &samples[0];
-    let found = plan.simulate(sample, None).unwrap().outputs;
-    assert!(net.circuit.eval(sample).iter().zip(&found).all(|(a, b)| (a - b).abs() < 1e-6));
-}
-
-#[test]
 fn what_cannot_be_planned_is_refused_with_its_layer() {
     let mut net = Net::new(7, image(1, 4, 4));
     let places = image(2, 4, 4);

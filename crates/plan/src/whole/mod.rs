@@ -13,6 +13,8 @@ mod search;
 mod simulate;
 mod stages;
 mod task;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use map::Entry;
 pub use search::plan_whole;
