@@ -179,7 +179,7 @@ fn column_hashes(stages: &[Stage], source: Source, size: usize) -> Vec<u64> {
     for (index, stage) in stages.iter().enumerate() {
         for (_, matrix) in stage.terms.iter().filter(|(s, _)| *s == source) {
             for row in 0..matrix.rows() {
-                for (column, value) in matrix.row(row).filter(|(_, v)| *v != 0.0) {
+                for (column, value) in matrix.row(row) {
                     let rounded = value.to_bits().wrapping_add(1 << 15) >> 16;
                     if let Some(hash) = out.get_mut(column as usize) {
                         *hash = hash.wrapping_add(hasher.hash_one((index, row, rounded)) | 1);

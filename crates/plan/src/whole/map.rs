@@ -113,11 +113,10 @@ impl Map<'_> {
         for (r, row) in self.rows.iter().enumerate() {
             for (column, value) in self.matrix.row(r) {
                 let Some(Some(column)) = self.columns.get(column as usize) else { continue };
-                if value != 0.0 {
-                    // Imaginary inputs: Re((-i w) (i x)) = w x.
-                    let value = if column.imaginary { -value } else { value };
-                    visit(row, column, row.imaginary != column.imaginary, value);
-                }
+                // Zero weights too: the rotations must follow from the network's structure alone.
+                // Imaginary inputs: Re((-i w) (i x)) = w x.
+                let value = if column.imaginary { -value } else { value };
+                visit(row, column, row.imaginary != column.imaginary, value);
             }
         }
     }
