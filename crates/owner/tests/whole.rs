@@ -1,5 +1,7 @@
 //! Whole networks through all agents: convolutions, residual blocks, pooling, everything encrypted.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers outside #[test] functions fail tests too
+
 mod common;
 
 use common::{Home, fixture};

@@ -39,7 +39,7 @@ pub fn from_onnx(onnx: &[u8]) -> Result<Model, TrainError> {
             Err(_) => {}
         }
     }
-    Err(failure.map_or_else(|| TrainError::Import("the network cannot be read".into()), |failure| failure.error))
+    Err(failure.map_or_else(|| TrainError::Import("the network cannot be read".into()), |failure| *failure.error))
 }
 
 /// How the input's axes can be read, the likelier way first: its shape says little, what follows decides.
@@ -69,7 +69,7 @@ fn readings(graph: &Graph) -> Result<Vec<(Shape, Order, Vec<Axis>)>, TrainError>
 /// An import that came so many nodes far.
 struct Failure {
     nodes: usize,
-    error: TrainError,
+    error: Box<TrainError>,
 }
 
 /// A node that cannot be imported.
@@ -103,10 +103,10 @@ impl<'a> Importer<'a> {
 
     fn run(mut self) -> Result<Model, Failure> {
         for (index, node) in self.graph.nodes().iter().enumerate() {
-            self.node(index, node).map_err(|error| Failure { nodes: index, error })?;
+            self.node(index, node).map_err(|error| Failure { nodes: index, error: Box::new(error) })?;
         }
         let nodes = self.graph.nodes().len();
-        self.finish().map_err(|error| Failure { nodes, error })
+        self.finish().map_err(|error| Failure { nodes, error: Box::new(error) })
     }
 
     fn finish(mut self) -> Result<Model, TrainError> {

@@ -102,9 +102,12 @@ impl Entry {
     }
 }
 
+/// A baby step, the number that equal weights have in common, and the entries before each giant step.
+pub(crate) type BabyWeights = (Baby, u64, Vec<Arc<Vec<Entry>>>);
+
 /// The weights of one result: for each baby step those before each giant step, and a number that equal weights have in common.
 pub(crate) struct Weights {
-    pub of_baby: Vec<(Baby, u64, Vec<Arc<Vec<Entry>>>)>,
+    pub of_baby: Vec<BabyWeights>,
 }
 
 impl Map<'_> {
@@ -141,7 +144,9 @@ impl Map<'_> {
         let (part, period) = (pi / split.fold, pi.max(po));
         let copies = copies(part, po);
         let steps: Vec<Steps> = self.rotations().steps(split);
-        let index: Vec<(BTreeMap<u32, usize>, Vec<Vec<usize>>)> = steps
+        // Places of giant steps, and of the baby steps of each vector.
+        type Places = (BTreeMap<u32, usize>, Vec<Vec<usize>>);
+        let index: Vec<Places> = steps
             .iter()
             .map(|s| {
                 let giants = s.giants.iter().enumerate().map(|(i, g)| (*g, i)).collect();

@@ -97,6 +97,8 @@ pub(crate) fn stages(circuit: &Circuit, samples: &[Vec<f64>]) -> Result<Vec<Stag
     Ok(out)
 }
 
+/// What is added to each value.
+type Shift<'a> = &'a dyn Fn(usize) -> f64;
 type Rewritten = (Vec<f64>, Vec<f64>, Post, Carried);
 
 /// The last layer: its values as they are; what follows is left to the owner.
@@ -108,7 +110,7 @@ fn output(layer: &CircuitLayer) -> Rewritten {
 /// Factors and shifts of a layer's rows, what follows, and what is then carried.
 fn activation(
     layer: &CircuitLayer,
-    largest: &dyn Fn(&dyn Fn(usize) -> f64) -> BTreeMap<u32, f64>,
+    largest: &dyn Fn(Shift<'_>) -> BTreeMap<u32, f64>,
 ) -> Result<Rewritten, WholeError> {
     let n = layer.size();
     let inverse = |m: f64| if m > 0.0 { 1.0 / m } else { 1.0 };

@@ -25,13 +25,18 @@ pub(crate) struct WholeTask<'a> {
 /// What a geometry's maps need, computed once.
 #[derive(Default)]
 pub(crate) struct MapCache {
-    rotations: Mutex<HashMap<(usize, usize), Arc<(Rotations, OnceLock<Vec<SplitCounts>>)>>>,
-    weights: Mutex<HashMap<(usize, usize, Split), Arc<Vec<Weights>>>>,
+    rotations: Mutex<HashMap<(usize, usize), Arc<Counted>>>,
+    weights: Mutex<HashMap<SplitTerm, Arc<Vec<Weights>>>>,
 }
+
+/// The rotations of a map, and what their splits take.
+type Counted = (Rotations, OnceLock<Vec<SplitCounts>>);
+/// Stage, term, and how its rotations are split.
+type SplitTerm = (usize, usize, Split);
 
 impl MapCache {
     /// The rotations of term `term` of stage `stage`.
-    pub fn rotations(&self, at: (usize, usize), map: &Map<'_>) -> Arc<(Rotations, OnceLock<Vec<SplitCounts>>)> {
+    pub fn rotations(&self, at: (usize, usize), map: &Map<'_>) -> Arc<Counted> {
         let mut cache = self.rotations.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(cache.entry(at).or_insert_with(|| Arc::new((map.rotations(), OnceLock::new()))))
     }
