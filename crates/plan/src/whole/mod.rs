@@ -118,7 +118,7 @@ pub enum WholeError {
     },
     /// Too large for the edge.
     #[error(
-        "the keys and weights of this network take at least {} GB of the edge's memory, {} are permitted: permit as much \
+        "the keys and weights of this network take about {} GB of the edge's memory, {} are permitted: permit as much \
          (--memory-limit), or protect fewer layers (--scope classifier or from:LAYER)", gigabytes(*.smallest), gigabytes(*.limit)
     )]
     Memory {

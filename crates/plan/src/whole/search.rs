@@ -30,6 +30,8 @@ const TOLERANCES: [f64; 2] = [1.0, 8.0];
 const REFINED: usize = 3;
 /// A ring whose cheapest candidate takes so many times the best is not searched.
 const HOPELESS: f64 = 1.5;
+/// Results that share their weights in the networks that gain most from it.
+const SHARED: u64 = 2;
 /// Samples whose errors are simulated.
 const SIMULATED: usize = 4;
 /// Errors are taken to be this much larger than on the simulated samples.
@@ -85,14 +87,18 @@ pub fn plan_whole(request: &WholeRequest<'_>) -> Result<Plan, PlanError> {
             alternatives.push(first.alternative(Verdict::Slower));
             break;
         }
-        let fits = |p: &&Priced| request.memory_limit.is_none_or(|limit| p.bytes <= limit);
-        smallest = priced.iter().map(|p| p.bytes).chain(smallest).min();
-        let fitting: Vec<&Priced> = priced.iter().filter(fits).take(REFINED).collect();
+        // A price counts weights that several results share as often as they are used: what is needed may be half of it.
+        let fits = |p: &&Priced| request.memory_limit.is_none_or(|limit| p.bytes / SHARED <= limit);
+        let mut fitting: Vec<&Priced> = priced.iter().filter(fits).take(REFINED).collect();
+        if request.memory_limit.is_some() {
+            fitting.extend(priced.iter().filter(fits).min_by_key(|p| p.bytes));
+        }
         if fitting.is_empty() {
+            smallest = priced.iter().map(|p| p.bytes / SHARED).chain(smallest).min();
             alternatives.push(refused(Verdict::Memory, None));
         }
         for candidate in fitting {
-            match refine(&task, &mut ring, candidate) {
+            match refine(&task, &mut ring, candidate, &mut smallest) {
                 Ok(found) => {
                     if best.as_ref().is_none_or(|b| found.seconds() < b.seconds()) {
                         alternatives.extend(best.take().map(|b| b.alternative(Verdict::Slower)));
@@ -111,8 +117,8 @@ pub fn plan_whole(request: &WholeRequest<'_>) -> Result<Plan, PlanError> {
     }
     let Some(best) = best else {
         return Err(match (request.memory_limit, smallest, reached) {
-            (_, _, Some(reached)) => WholeError::Precision { reached, wanted: request.max_error },
             (Some(limit), Some(smallest), _) if smallest > limit => WholeError::Memory { limit, smallest },
+            (_, _, Some(reached)) => WholeError::Precision { reached, wanted: request.max_error },
             _ => WholeError::DoesNotFit {
                 security: request.security.bits(),
                 stages: task.stages.len(),
@@ -231,7 +237,12 @@ impl Draft {
 }
 
 /// The least scales of a priced candidate that are precise enough; else the least error that was possible, if anything fitted.
-fn refine(task: &WholeTask<'_>, ring: &mut RingContext, priced: &Priced) -> Result<Candidate, Option<f64>> {
+fn refine(
+    task: &WholeTask<'_>,
+    ring: &mut RingContext,
+    priced: &Priced,
+    smallest: &mut Option<u64>,
+) -> Result<Candidate, Option<f64>> {
     let mut best: Option<Candidate> = None;
     let mut reached: Option<f64> = None;
     let mut start = NOMINAL_BITS;
@@ -246,10 +257,15 @@ fn refine(task: &WholeTask<'_>, ring: &mut RingContext, priced: &Priced) -> Resu
                 continue;
             };
             let Some(error) = forecast(task, &draft) else { break };
-            reached = Some(reached.map_or(error, |r: f64| r.min(error)));
             let enough = error <= task.request.max_error;
+            let bytes = prediction.memory.bytes();
             tried.push((bits, enough));
-            let fits = task.request.memory_limit.is_none_or(|l| prediction.memory.bytes() <= l);
+            let fits = task.request.memory_limit.is_none_or(|l| bytes <= l);
+            if enough {
+                *smallest = Some(smallest.map_or(bytes, |s| s.min(bytes)));
+            } else {
+                reached = Some(reached.map_or(error, |r: f64| r.min(error)));
+            }
             if enough && fits {
                 let name = priced.geometry.name.clone();
                 let found = Candidate { draft, error, prediction, log_n: ring.log_n, name };
