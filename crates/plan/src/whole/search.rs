@@ -90,12 +90,12 @@ pub fn plan_whole(request: &WholeRequest<'_>) -> Result<Plan, PlanError> {
         // A price counts weights that several results share as often as they are used: what is needed may be half of it.
         let fits = |p: &&Priced| request.memory_limit.is_none_or(|limit| p.bytes / SHARED <= limit);
         let mut fitting: Vec<&Priced> = priced.iter().filter(fits).take(REFINED).collect();
-        if request.memory_limit.is_some() {
-            fitting.extend(priced.iter().filter(fits).min_by_key(|p| p.bytes));
-        }
         if fitting.is_empty() {
-            smallest = priced.iter().map(|p| p.bytes / SHARED).chain(smallest).min();
             alternatives.push(refused(Verdict::Memory, None));
+        }
+        // The one of least memory, so that a refusal can say what would do.
+        if request.memory_limit.is_some() && (smallest.is_none() || !fitting.is_empty()) {
+            fitting.extend(priced.iter().min_by_key(|p| p.bytes));
         }
         for candidate in fitting {
             match refine(&task, &mut ring, candidate, &mut smallest) {
