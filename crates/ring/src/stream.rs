@@ -78,12 +78,15 @@ pub(crate) struct SharedInputs<'a> {
     pub(crate) sets: usize,
     /// Inputs of one set.
     pub(crate) terms: usize,
+    /// Result polynomials of a set and group: 3 for d0 = sum w0 x0, d1 = sum (w0 x1 + w1 x0), d2 = sum w1 x1; 4 for
+    /// sum w0 x0, sum w0 x1, sum w1 x0, sum w1 x1.
+    pub(crate) results: usize,
 }
 
 impl SharedInputs<'_> {
-    /// Groups of results in `out`, which has three slices for each set and group.
+    /// Groups of results in `out`, which has [`results`](Self::results) slices for each set and group.
     pub(crate) fn groups(&self, out: &[&mut [u64]]) -> usize {
-        out.len().checked_div(3 * self.sets).unwrap_or(0)
+        out.len().checked_div(self.results * self.sets).unwrap_or(0)
     }
 }
 
@@ -287,17 +290,27 @@ impl WeightStream {
     /// [`product_cipher`](Self::product_cipher) for several sets of inputs, each with one input for each term, or `None` for zero
     /// (which costs as much): d0, d1, d2 of set s and group g go to `out[3 * (s * groups + g)..][..3]`. The weights cross the
     /// memory once for all sets: sets are taken by twos or fours, and later ones find a group's block of weights in the caches.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
     pub fn product_cipher_shared(&self, inputs: &[Vec<Option<[&RnsPoly; 2]>>], out: &mut [&mut RnsPoly]) {
+        self.products_of_pairs(inputs, out, 3);
+    }
+
+    /// The same for weights that are pairs of plaintexts: `sum_t W[g][t][c] * X_t` for each half c, both of degree 1, go to
+    /// `out[4 * (s * groups + g) + 2 * c..][..2]`.
+    pub fn product_paired_plain(&self, inputs: &[Vec<Option<[&RnsPoly; 2]>>], out: &mut [&mut RnsPoly]) {
+        self.products_of_pairs(inputs, out, 4);
+    }
+
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+    fn products_of_pairs(&self, inputs: &[Vec<Option<[&RnsPoly; 2]>>], out: &mut [&mut RnsPoly], results: usize) {
         let sets = inputs.len();
         assert!(inputs.iter().all(|inputs| inputs.len() == self.terms), "one input for each term");
-        assert_eq!(out.len(), 3 * self.groups * sets, "three components for each set and group");
+        assert_eq!(out.len(), results * self.groups * sets, "{results} polynomials for each set and group");
         inputs.iter().flatten().flatten().flatten().for_each(|x| self.assert_fits(x));
         let block = self.block();
         self.for_each_task(out, |task| {
             let range = task.start..task.start + task.out.first().map_or(0, |out| out.len());
             let limbs = inputs.iter().flatten().map(|x| x.map(|x| x.map(|x| &x.limb(task.limb)[range.clone()])));
-            let inputs = SharedInputs { parts: limbs.collect(), sets, terms: self.terms };
+            let inputs = SharedInputs { parts: limbs.collect(), sets, terms: self.terms, results };
             let (modulus, weights) = (self.ring.modulus(task.limb), self.packed_from(task.limb, task.start));
             with_scratch(2 * block * SCRATCH_BLOCKS * self.terms * sets, |scratch| match self.backend() {
                 Backend::Portable => portable::stream::cipher(modulus, weights, &inputs, &mut task.out),

@@ -309,29 +309,28 @@ fn streamed_products_of_any_shape() {
                 let x = portable.automorphism(x, Galois::rotation(t as u32));
                 expected_plain.iter_mut().zip(w).for_each(|(sum, w)| portable.mul_add_assign(sum, w, &x));
             }
-            let mut expected_cipher: Vec<RnsPoly> = (0..3 * groups).map(|_| zero()).collect();
-            for (g, weights) in weights.chunks(terms).enumerate() {
-                for (w, x) in weights.iter().zip(&inputs) {
-                    for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                        portable.mul_add_assign(&mut expected_cipher[3 * g + i + j], &w[i], &x[j]);
-                    }
-                }
-            }
-            // The same from an input on.
+            // All four products of the components, of inputs from one on.
             let mut later: Vec<(usize, Vec<RnsPoly>)> = Vec::new();
             for first in (0..5).map(|set| if set == 4 { terms } else { set * 7 % terms }) {
-                let mut expected: Vec<RnsPoly> = (0..3 * groups).map(|_| zero()).collect();
+                let mut expected: Vec<RnsPoly> = (0..4 * groups).map(|_| zero()).collect();
                 for (g, weights) in weights.chunks(terms).enumerate() {
                     for (w, x) in weights.iter().zip(&inputs).skip(first) {
                         for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                            portable.mul_add_assign(&mut expected[3 * g + i + j], &w[i], &x[j]);
+                            portable.mul_add_assign(&mut expected[4 * g + 2 * i + j], &w[i], &x[j]);
                         }
                     }
                 }
                 later.push((first, expected));
             }
-            let expected_sets =
-                |first: usize| later.iter().find(|(f, _)| *f == first).map(|(_, sums)| &sums[..]).unwrap();
+            let products = |first: usize| later.iter().find(|(f, _)| *f == first).map(|(_, sums)| &sums[..]).unwrap();
+            let ciphertexts = |first: usize| -> Vec<RnsPoly> {
+                let merge = |four: &[RnsPoly]| {
+                    let mut middle = four[1].clone();
+                    portable.add_assign(&mut middle, &four[2]);
+                    [four[0].clone(), middle, four[3].clone()]
+                };
+                products(first).chunks(4).flat_map(merge).collect()
+            };
             for kernel in Kernel::all_available() {
                 let ring = Ring::new(log_n, &primes, kernel).unwrap();
                 let weights: Vec<[&RnsPoly; 2]> = weights.iter().map(|w| w.each_ref()).collect();
@@ -353,7 +352,7 @@ fn streamed_products_of_any_shape() {
                     let inputs: Vec<[&RnsPoly; 2]> = inputs.iter().map(|x| x.each_ref()).collect();
                     let mut found: Vec<RnsPoly> = (0..3 * groups).map(|_| inputs[0][0].clone()).collect();
                     pool.install(|| stream.product_cipher(&inputs, &mut found.iter_mut().collect::<Vec<_>>()));
-                    assert!(found == expected_cipher, "cipher, {name}");
+                    assert!(found == ciphertexts(0), "cipher, {name}");
                     // Several sets, which are those inputs from some term on and zero before; the last has none.
                     for sets in 1..=if terms > 500 { 2 } else { 5 } {
                         let first = |set: usize| if set == 4 { terms } else { set * 7 % terms };
@@ -365,7 +364,14 @@ fn streamed_products_of_any_shape() {
                             stream.product_cipher_shared(&shared, &mut found.iter_mut().collect::<Vec<_>>());
                         });
                         for (set, found) in found.chunks(3 * groups).enumerate() {
-                            assert!(found == expected_sets(first(set)), "set {set} of {sets}, {name}");
+                            assert!(found == ciphertexts(first(set)), "set {set} of {sets}, {name}");
+                        }
+                        let mut found: Vec<RnsPoly> = (0..4 * groups * sets).map(|_| inputs[0][0].clone()).collect();
+                        pool.install(|| {
+                            stream.product_paired_plain(&shared, &mut found.iter_mut().collect::<Vec<_>>());
+                        });
+                        for (set, found) in found.chunks(4 * groups).enumerate() {
+                            assert!(found == products(first(set)), "plain pairs, set {set} of {sets}, {name}");
                         }
                     }
                 }

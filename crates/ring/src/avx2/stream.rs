@@ -54,7 +54,7 @@ entry_points! {
         out: &mut [&mut [u64]],
     ) {
         let wide = sum_is_wide(2 * inputs.terms.min(SPAN), p.value(), p.value());
-        dispatch!(cipher_blocks, weights.width, wide, (p, weights.bytes, inputs, scratch, out));
+        dispatch!(cipher_any_blocks, weights.width, wide, (p, weights.bytes, inputs, scratch, out));
     }
 
     /// See the portable kernel; whole blocks only.
@@ -114,7 +114,21 @@ fn plain_blocks<const WIDTH: usize, const WIDE: bool>(
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn cipher_blocks<const WIDTH: usize, const WIDE: bool>(
+fn cipher_any_blocks<const WIDTH: usize, const WIDE: bool>(
+    p: &Modulus,
+    weights: &[u8],
+    inputs: &SharedInputs<'_>,
+    scratch: &mut [u64],
+    out: &mut [&mut [u64]],
+) {
+    match inputs.results {
+        3 => cipher_blocks::<WIDTH, WIDE, 3>(p, weights, inputs, scratch, out),
+        _ => cipher_blocks::<WIDTH, WIDE, 4>(p, weights, inputs, scratch, out),
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn cipher_blocks<const WIDTH: usize, const WIDE: bool, const RESULTS: usize>(
     p: &Modulus,
     weights: &[u8],
     inputs: &SharedInputs<'_>,
@@ -148,32 +162,37 @@ fn cipher_blocks<const WIDTH: usize, const WIDE: bool>(
         for (group, set) in (0..groups).flat_map(|group| (0..inputs.sets).map(move |set| (group, set))) {
             let first = (b * groups + group) * terms * 2 * BLOCK * WIDTH;
             let mut weights = stream.restarted(&weights[first..], 2 * terms);
-            // d0, d1, d2 of each vector; d1 is a sum of twice as many products.
-            let start =
-                |count: usize| [Sum::new(splat(0), count), Sum::new(splat(0), 2 * count), Sum::new(splat(0), count)];
-            let mut sums = [start(terms.min(SPAN)); VECTORS];
+            // Of three results the one in the middle is the sum of both mixed products.
+            let products = |result: usize, terms: usize| if (RESULTS, result) == (3, 1) { 2 * terms } else { terms };
+            let mut sums = [[Sum::new(splat(0), 0); RESULTS]; VECTORS];
+            for sums in &mut sums {
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    *sum = Sum::new(splat(0), products(i, terms.min(SPAN)));
+                }
+            }
             for (i, span) in scratch[2 * set * terms..2 * (set + 1) * terms].as_chunks::<2>().0.chunks(SPAN).enumerate()
             {
                 if i > 0 {
-                    sums = sums.map(|[d0, d1, d2]| {
-                        let again = |sum, count| Sum::new(to_words(reducer.reduce(sum)), count);
-                        [again(d0, span.len()), again(d1, 2 * span.len()), again(d2, span.len())]
-                    });
+                    for sums in &mut sums {
+                        for (i, sum) in sums.iter_mut().enumerate() {
+                            *sum = Sum::new(to_words(reducer.reduce(*sum)), products(i, span.len()));
+                        }
+                    }
                 }
                 for [x0, x1] in span {
                     let (x0, x1) = (x0.as_chunks().0, x1.as_chunks().0);
                     // SAFETY: two blocks for each term, as `restarted` has checked.
                     let (w0, w1) = unsafe { (weights.next(), weights.next()) };
-                    for (((([d0, d1, d2], x0), x1), w0), w1) in sums.iter_mut().zip(x0).zip(x1).zip(w0).zip(w1) {
+                    for ((((sums, x0), x1), w0), w1) in sums.iter_mut().zip(x0).zip(x1).zip(w0).zip(w1) {
                         let (x0, x1) = (load_reals(x0), load_reals(x1));
-                        d0.add_product(w0, x0);
-                        d1.add_product(w0, x1);
-                        d1.add_product(w1, x0);
-                        d2.add_product(w1, x1);
+                        sums[0].add_product(w0, x0);
+                        sums[1].add_product(w0, x1);
+                        sums[RESULTS - 2].add_product(w1, x0);
+                        sums[RESULTS - 1].add_product(w1, x1);
                     }
                 }
             }
-            for (i, out) in out[3 * (set * groups + group)..][..3].iter_mut().enumerate() {
+            for (i, out) in out[RESULTS * (set * groups + group)..][..RESULTS].iter_mut().enumerate() {
                 for (out, sums) in out[range.clone()].as_chunks_mut().0.iter_mut().zip(sums) {
                     store_words(out, reducer.reduce(sums[i]));
                 }

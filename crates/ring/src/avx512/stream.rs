@@ -58,11 +58,11 @@ entry_points! {
         let wide = sum_is_wide(2 * inputs.terms.min(SPAN), p.value(), p.value());
         // Narrow sums need four bytes to a residue at most.
         match (narrow_span(p), weights.width) {
-            (MIN_NARROW_SPAN.., 1) => cipher_blocks::<1, false, true>(p, weights.bytes, inputs, scratch, out),
-            (MIN_NARROW_SPAN.., 2) => cipher_blocks::<2, false, true>(p, weights.bytes, inputs, scratch, out),
-            (MIN_NARROW_SPAN.., 3) => cipher_blocks::<3, false, true>(p, weights.bytes, inputs, scratch, out),
-            (MIN_NARROW_SPAN.., 4) => cipher_blocks::<4, false, true>(p, weights.bytes, inputs, scratch, out),
-            _ => dispatch!(cipher_any_blocks, weights.width, wide, (p, weights.bytes, inputs, scratch, out)),
+            (MIN_NARROW_SPAN.., 1) => cipher_narrow_blocks::<1>(p, weights.bytes, inputs, scratch, out),
+            (MIN_NARROW_SPAN.., 2) => cipher_narrow_blocks::<2>(p, weights.bytes, inputs, scratch, out),
+            (MIN_NARROW_SPAN.., 3) => cipher_narrow_blocks::<3>(p, weights.bytes, inputs, scratch, out),
+            (MIN_NARROW_SPAN.., 4) => cipher_narrow_blocks::<4>(p, weights.bytes, inputs, scratch, out),
+            _ => dispatch!(cipher_wide_blocks, weights.width, wide, (p, weights.bytes, inputs, scratch, out)),
         }
     }
 
@@ -138,14 +138,31 @@ fn narrow_span(p: &Modulus) -> u64 {
 }
 
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
-fn cipher_any_blocks<const WIDTH: usize, const WIDE: bool>(
+fn cipher_wide_blocks<const WIDTH: usize, const WIDE: bool>(
     p: &Modulus,
     weights: &[u8],
     inputs: &SharedInputs<'_>,
     scratch: &mut [u64],
     out: &mut [&mut [u64]],
 ) {
-    cipher_blocks::<WIDTH, WIDE, false>(p, weights, inputs, scratch, out);
+    match inputs.results {
+        3 => cipher_blocks::<WIDTH, WIDE, false, 6>(p, weights, inputs, scratch, out),
+        _ => cipher_blocks::<WIDTH, WIDE, false, 8>(p, weights, inputs, scratch, out),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
+fn cipher_narrow_blocks<const WIDTH: usize>(
+    p: &Modulus,
+    weights: &[u8],
+    inputs: &SharedInputs<'_>,
+    scratch: &mut [u64],
+    out: &mut [&mut [u64]],
+) {
+    match inputs.results {
+        3 => cipher_blocks::<WIDTH, false, true, 6>(p, weights, inputs, scratch, out),
+        _ => cipher_blocks::<WIDTH, false, true, 8>(p, weights, inputs, scratch, out),
+    }
 }
 
 /// A sum of products: of residues below 2^50, or, if `NARROW`, of residues below 2^32 in the low word alone, which must not overflow.
@@ -171,7 +188,7 @@ impl<const NARROW: bool> CipherSum<NARROW> {
 }
 
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
-fn cipher_blocks<const WIDTH: usize, const WIDE: bool, const NARROW: bool>(
+fn cipher_blocks<const WIDTH: usize, const WIDE: bool, const NARROW: bool, const SUMS: usize>(
     p: &Modulus,
     weights: &[u8],
     inputs: &SharedInputs<'_>,
@@ -212,14 +229,21 @@ fn cipher_blocks<const WIDTH: usize, const WIDE: bool, const NARROW: bool>(
         }
         for group in 0..groups {
             let bytes = &weights[(b * groups + group) * terms * 2 * BLOCK * WIDTH..];
-            let at_once = if NARROW { 4 } else { 2 };
+            // As many as have room for their sums in registers.
+            let at_once = match (NARROW, SUMS) {
+                (true, 6) => 4,
+                (true, _) => 3,
+                (false, 6) => 2,
+                (false, _) => 1,
+            };
             for set in (0..sets).step_by(at_once) {
                 let weights = stream.restarted(bytes, terms);
                 let inputs = |i: usize| scratch[2 * (set + i) * terms..2 * (set + i + 1) * terms].as_chunks().0;
-                let mut write = |sums: &[[__m512i; 6]]| {
+                let results = SUMS / 2;
+                let mut write = |sums: &[[__m512i; SUMS]]| {
                     for (i, sums) in sums.iter().enumerate() {
-                        let (low, high) = sums.split_at(3);
-                        let out = &mut out[3 * ((set + i) * groups + group)..][..3];
+                        let (low, high) = sums.split_at(results);
+                        let out = &mut out[results * ((set + i) * groups + group)..][..results];
                         for ((out, &low), &high) in out.iter_mut().zip(low).zip(high) {
                             for (out, sum) in out[range.clone()].as_chunks_mut().0.iter_mut().zip([low, high]) {
                                 store(out, sum);
@@ -228,27 +252,31 @@ fn cipher_blocks<const WIDTH: usize, const WIDE: bool, const NARROW: bool>(
                     }
                 };
                 match at_once.min(sets - set) {
-                    1 => write(&cipher_sums::<_, _, NARROW, 1>(&reducer, span, weights, [inputs(0)])),
-                    2 => write(&cipher_sums::<_, _, NARROW, 2>(&reducer, span, weights, [0, 1].map(inputs))),
-                    3 => write(&cipher_sums::<_, _, NARROW, 3>(&reducer, span, weights, [0, 1, 2].map(inputs))),
-                    _ => write(&cipher_sums::<_, _, NARROW, 4>(&reducer, span, weights, [0, 1, 2, 3].map(inputs))),
+                    1 => write(&cipher_sums::<_, _, NARROW, SUMS, 1>(&reducer, span, weights, [inputs(0)])),
+                    2 => write(&cipher_sums::<_, _, NARROW, SUMS, 2>(&reducer, span, weights, [0, 1].map(inputs))),
+                    3 => write(&cipher_sums::<_, _, NARROW, SUMS, 3>(&reducer, span, weights, [0, 1, 2].map(inputs))),
+                    _ => {
+                        write(&cipher_sums::<_, _, NARROW, SUMS, 4>(&reducer, span, weights, [0, 1, 2, 3].map(inputs)))
+                    }
                 }
             }
         }
     }
 }
 
-/// The sums of one group for one block of points: d0, d1, d2 of the first vector, then of the second, for each set of inputs; reduced
-/// after `span` terms. Two sets take 24 registers for their sums, four sets of narrow ones too.
+/// The sums of one group for one block of points: the results of the first vector, then of the second, for each set of inputs; reduced
+/// after `span` terms. With three results to a vector two sets take 24 registers for their sums, four sets of narrow ones too.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
-fn cipher_sums<const WIDTH: usize, const WIDE: bool, const NARROW: bool, const SETS: usize>(
+fn cipher_sums<const WIDTH: usize, const WIDE: bool, const NARROW: bool, const SUMS: usize, const SETS: usize>(
     reducer: &SumReducer<WIDE>,
     span: usize,
     mut weights: Stream<'_, WIDTH, OUTER_CACHES>,
     inputs: [&[[[u64; BLOCK]; 2]]; SETS],
-) -> [[__m512i; 6]; SETS] {
-    let mut sums = [[CipherSum::<NARROW>::from(splat(0)); 6]; SETS];
+) -> [[__m512i; SUMS]; SETS] {
+    let mut sums = [[CipherSum::<NARROW>::from(splat(0)); SUMS]; SETS];
+    // Of three results the one in the middle is the sum of both mixed products.
+    let half = SUMS / 2;
     let terms = inputs.first().map_or(0, |inputs| inputs.len());
     let mut left = span;
     // `Stream::restarted` has checked this number of steps.
@@ -265,12 +293,12 @@ fn cipher_sums<const WIDTH: usize, const WIDE: bool, const NARROW: bool, const S
             let ([x00, x01], [x10, x11]) = (halves(x0), halves(x1));
             sums[0].add_product(w00, x00);
             sums[1].add_product(w00, x10);
-            sums[2].add_product(w10, x10);
-            sums[3].add_product(w01, x01);
-            sums[4].add_product(w01, x11);
-            sums[5].add_product(w11, x11);
-            sums[1].add_product(w10, x00);
-            sums[4].add_product(w11, x01);
+            sums[half - 1].add_product(w10, x10);
+            sums[half].add_product(w01, x01);
+            sums[half + 1].add_product(w01, x11);
+            sums[SUMS - 1].add_product(w11, x11);
+            sums[half - 2].add_product(w10, x00);
+            sums[SUMS - 2].add_product(w11, x01);
         }
     }
     sums.map(|sums| sums.map(|sum| reducer.reduce(sum.0)))

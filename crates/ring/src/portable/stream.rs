@@ -26,28 +26,28 @@ pub(crate) fn plain(p: &Modulus, weights: Packed<'_>, inputs: &[Shifted<'_>], st
     }
 }
 
-/// The components d0, d1, d2 of `sum_t W[g][t] * X_t` for each set of inputs and each group g; `out` are three slices for each, set
-/// after set, as long as the inputs'.
+/// The components d0, d1, d2 of `sum_t W[g][t] * X_t` for each set of inputs and each group g, or all four products of the components
+/// apart (see [`SharedInputs::results`]); `out` are as many slices for each, set after set, as long as the inputs'.
 pub(crate) fn cipher(p: &Modulus, weights: Packed<'_>, inputs: &SharedInputs<'_>, out: &mut [&mut [u64]]) {
     let points = out.first().map_or(0, |out| out.len());
     let (block, groups, terms) = (BLOCK.min(points), inputs.groups(out), inputs.terms);
+    let results = inputs.results;
     let mut weights = Reader::new(weights);
     for first in (0..points).step_by(block.max(1)) {
         for group in 0..groups {
             let of_group = weights;
             for set in 0..inputs.sets {
                 weights = of_group;
-                let mut sums = [[0u128; BLOCK]; 3];
+                let mut sums = [[0u128; BLOCK]; 4];
                 for x in &inputs.parts[set * terms..(set + 1) * terms] {
                     let [w0, w1] = [weights.next(block), weights.next(block)];
                     let Some([x0, x1]) = x.map(|x| x.map(|x| &x[first..first + block])) else { continue };
-                    let [d0, d1, d2] = &mut sums;
-                    add_products(d0, &w0, x0);
-                    add_products(d1, &w0, x1);
-                    add_products(d1, &w1, x0);
-                    add_products(d2, &w1, x1);
+                    add_products(&mut sums[0], &w0, x0);
+                    add_products(&mut sums[1], &w0, x1);
+                    add_products(&mut sums[results - 2], &w1, x0);
+                    add_products(&mut sums[results - 1], &w1, x1);
                 }
-                for (out, sums) in out[3 * (set * groups + group)..][..3].iter_mut().zip(&sums) {
+                for (out, sums) in out[results * (set * groups + group)..][..results].iter_mut().zip(&sums) {
                     reduce(p, sums, &mut out[first..first + block]);
                 }
             }
