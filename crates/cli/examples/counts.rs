@@ -206,6 +206,7 @@ fn classifier(encrypted_input: bool) -> Outcome<()> {
         name: "counts",
         scope: Scope::Classifier,
         encrypted_input,
+        plain_weights: false,
         substitutions: Substitutions::none(),
         preprocess: None,
         calibrate: Some(&calibration),

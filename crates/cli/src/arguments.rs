@@ -133,6 +133,9 @@ pub(crate) struct ProtectFlags {
     /// Whether the edge encrypts what enters the protected part
     #[arg(long, value_enum, default_value_t = InputMode::Encrypted)]
     pub input: InputMode,
+    /// Whether the weights are encrypted; plain weights are for those who protect the input only
+    #[arg(long, value_enum, default_value_t = InputMode::Encrypted)]
+    pub weights: InputMode,
     /// A polynomial in the place of an activation, as in relu=x2+2x; may be repeated
     ///
     /// The polynomial is none (x), square, x2+2x, a sum like 0.5x^2+x-1, poly:c0,c1,c2,… (lowest power first), or a fit:

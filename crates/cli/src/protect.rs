@@ -39,6 +39,7 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
         name: &wanted.name,
         scope: wanted.scope.clone(),
         encrypted_input: wanted.input == InputMode::Encrypted,
+        plain_weights: wanted.weights == InputMode::Plain,
         substitutions,
         preprocess: wanted.preprocess.clone(),
         calibrate: data.as_ref(),
@@ -135,7 +136,11 @@ impl fmt::Display for Protected {
             "{} bits, ring degree 2^{}, log2(QP) {:.0}, primes of {:?} bits",
             r.security_bits, r.log_n, r.log_qp, r.moduli_bits
         );
-        let weights = format!("{} in {} ciphertexts, {}", r.weights, r.ciphertexts, text::bytes(r.model_bytes));
+        let weights = if r.weights_encrypted {
+            format!("{} in {} ciphertexts, {}", r.weights, r.ciphertexts, text::bytes(r.model_bytes))
+        } else {
+            format!("{} not encrypted, {}", r.weights, text::bytes(r.model_bytes))
+        };
         let keys = format!(
             "{} evaluation keys{}, {}",
             r.evaluation_keys,

@@ -21,6 +21,7 @@ pub(crate) struct InfoReport {
     log_n: u32,
     scope: String,
     input: String,
+    weights: String,
     input_shape: Vec<usize>,
     preprocess: Option<String>,
     outputs: usize,
@@ -51,6 +52,7 @@ pub(crate) fn info(path: &Path, trust: Option<&Signer>) -> Result<InfoReport, Fa
         log_n: bundle.program.parameters.log_n,
         scope: manifest.scope.clone(),
         input: manifest.input.clone(),
+        weights: manifest.weights.clone(),
         input_shape: manifest.input_shape.clone(),
         preprocess: manifest.preprocess.clone(),
         outputs: manifest.outputs,
@@ -66,33 +68,38 @@ pub(crate) fn info(path: &Path, trust: Option<&Signer>) -> Result<InfoReport, Fa
     })
 }
 
-/// Memory of the weights and keys once loaded: two polynomials for each ciphertext and each digit of a key, of 8-byte words, or
-/// packed to the bytes of their primes where products by diagonals read them. Saturates, since whoever wrote the bundle
+/// Memory of the weights and keys once loaded: two polynomials for each ciphertext and each digit of a key, one for each plaintext,
+/// packed to the bytes of their primes where they are read as streams, else of 8-byte words. Saturates, since whoever wrote the bundle
 /// chose the numbers.
 fn loaded_bytes(program: &Program) -> u64 {
     let n = 1u64.checked_shl(program.parameters.log_n).unwrap_or(u64::MAX);
     // `row` is the bytes of one residue in every limb.
-    let pairs = |count: usize, row: u64| [2, count as u64, row].into_iter().fold(n, u64::saturating_mul);
-    let words = |limbs: usize| 8u64.saturating_mul(limbs as u64);
-    let packed = |level: usize| -> u64 {
-        let primes = program.parameters.level_primes(level);
-        primes.iter().map(|q| u64::from((u64::BITS - q.leading_zeros()).div_ceil(8))).sum()
-    };
+    let polynomials = |count: usize, row: u64| [count as u64, row].into_iter().fold(n, u64::saturating_mul);
+    let pairs = |count: usize, row: u64| polynomials(count, row).saturating_mul(2);
+    let widths =
+        |primes: &[u64]| -> u64 { primes.iter().map(|q| u64::from((u64::BITS - q.leading_zeros()).div_ceil(8))).sum() };
+    let packed = |level: usize| widths(&program.parameters.level_primes(level));
+    let words = |level: usize| 8u64.saturating_mul(program.parameters.level_primes(level).len() as u64);
     let matrices: BTreeSet<usize> = program
         .steps
         .iter()
-        .filter_map(|step| match step {
-            Step::DiagonalsPlain { weights, .. } | Step::DiagonalsCipher { weights, .. } => Some(*weights),
-            _ => None,
+        .flat_map(|step| match step {
+            Step::DiagonalsPlain { weights, .. }
+            | Step::DiagonalsCipher { weights, .. }
+            | Step::LinearPlain { weights, .. } => vec![*weights],
+            Step::Linear { products, .. } => products.iter().map(|p| p.weights).collect(),
+            _ => Vec::new(),
         })
         .collect();
-    let weights = program
-        .constants
-        .iter()
-        .enumerate()
-        .map(|(i, g)| pairs(g.count, if matrices.contains(&i) { packed(g.level) } else { words(g.level) }));
-    let keys =
-        program.keys.iter().map(|k| pairs(k.shape.digits(), words(k.shape.level.saturating_add(k.shape.specials))));
+    let weights = program.constants.iter().enumerate().map(|(i, g)| {
+        let row = if matrices.contains(&i) { packed(g.level) } else { words(g.level) };
+        if g.plain { polynomials(g.count, row) } else { pairs(g.count, row) }
+    });
+    let keys = program.keys.iter().map(|k| {
+        let specials = program.parameters.special_primes.get(..k.shape.specials).unwrap_or_default();
+        let limbs = program.parameters.level_primes(k.shape.level).len();
+        pairs(limbs.div_ceil(k.shape.digit.max(1)), packed(k.shape.level).saturating_add(widths(specials)))
+    });
     let public = pairs(usize::from(program.input.encrypted), words(program.input.level));
     weights.chain(keys).fold(public, u64::saturating_add)
 }
@@ -113,6 +120,7 @@ impl fmt::Display for InfoReport {
             ("security", format!("{} bits, {}, ring degree 2^{}", self.security_bits, self.scheme, self.log_n)),
             ("layers", parts),
             ("input", format!("{} of shape {:?}", self.input, self.input_shape)),
+            ("weights", self.weights.clone()),
             ("preprocessing", self.preprocess.clone().unwrap_or_else(|| "none".into())),
             ("outputs", self.outputs.to_string()),
             ("evaluation keys", self.evaluation_keys.to_string()),

@@ -39,6 +39,7 @@ static FILES: LazyLock<Files> = LazyLock::new(|| {
                 name: "tabular",
                 scope: Default::default(),
                 encrypted_input: true,
+                plain_weights: false,
                 substitutions: Default::default(),
                 preprocess: None,
                 calibrate: Some(&data),

@@ -12,9 +12,12 @@ const UNPACKED_PER_THREAD: usize = 8;
 /// Relative difference up to which two scales count as equal, as in the evaluator.
 const SCALE_TOLERANCE: f64 = 1e-9;
 
-/// The weights of one matrix.
+/// The weights of one matrix: ciphertexts, or pairs of plaintexts.
 pub(crate) struct Matrix {
     stream: WeightStream,
+    /// Sums of a product; twice the stream's, or one less, where it holds pairs of plaintexts.
+    sums: usize,
+    plain: bool,
     scale: f64,
     level: usize,
     /// Results of finished products, for the next ones: fresh memory costs more than the arithmetic done on it.
@@ -41,7 +44,35 @@ impl Matrix {
             let weights: Vec<[&RnsPoly; 2]> = weights.iter().map(linear).collect::<Result<_, _>>()?;
             stream.write(i * batch, &weights);
         }
-        Ok(Self { stream, scale, level, free: Mutex::default() })
+        Ok(Self { stream, sums: groups, plain: false, scale, level, free: Mutex::default() })
+    }
+
+    /// The same of plaintexts: those of two sums stand in one place.
+    pub fn load_plain(
+        parameters: &Parameters,
+        (sums, terms): (usize, usize),
+        (level, scale): (usize, f64),
+        packed: &[&[u8]],
+        unpack: impl Fn(&[u8]) -> Result<Plaintext, EdgeError> + Sync,
+    ) -> Result<Self, EdgeError> {
+        let packed = packed.get(..sums * terms).ok_or_else(|| EdgeError::Program("a weight is missing".into()))?;
+        let ring = parameters.ring_of(level)?;
+        let mut stream = WeightStream::zeroed(ring, ring.limbs(), sums.div_ceil(2), terms);
+        let nothing = RnsPoly::zero(ring.n(), ring.limbs());
+        let batch = UNPACKED_PER_THREAD * rayon::current_num_threads();
+        for (pair, packed) in packed.chunks(2 * terms.max(1)).enumerate() {
+            let (first, second) = packed.split_at(terms);
+            for (i, first) in first.chunks(batch).enumerate() {
+                let second = second.iter().skip(i * batch).take(batch);
+                let both: Vec<&[u8]> = first.iter().chain(second).copied().collect();
+                let unpacked: Vec<Plaintext> = both.par_iter().map(|bytes| unpack(bytes)).collect::<Result<_, _>>()?;
+                let (first, second) = unpacked.split_at(first.len());
+                let second = second.iter().map(|p| &p.poly).chain(std::iter::repeat(&nothing));
+                let pairs: Vec<[&RnsPoly; 2]> = first.iter().map(|p| &p.poly).zip(second).map(Into::into).collect();
+                stream.write(pair * terms + i * batch, &pairs);
+            }
+        }
+        Ok(Self { stream, sums, plain: true, scale, level, free: Mutex::default() })
     }
 
     /// `sum_t W_t * rot(x_tile, baby)` over all diagonals of the layout.
@@ -76,8 +107,8 @@ impl Matrix {
         Ok(Ciphertext { components: out.into(), scale: self.scale * scale, level: self.level })
     }
 
-    /// `sum_t W[g, t] * X[i, t]`, of degree 2, for each list i of inputs and each group g: (list, group) in order. Each weight is read
-    /// once for all lists.
+    /// `sum_t W[g, t] * X[i, t]` for each list i of inputs and each sum g: (list, sum) in order; of degree 2, or 1 if the weights are
+    /// plain. Each weight is read once for all lists.
     pub fn times_lists(&self, lists: &[Vec<&Ciphertext>]) -> Result<Vec<Ciphertext>, EdgeError> {
         let scale = lists.first().and_then(|l| l.first()).map_or(1.0, |x| x.scale);
         let mut sets = Vec::with_capacity(lists.len());
@@ -91,14 +122,20 @@ impl Matrix {
             }
             sets.push(components.into_iter().map(Some).collect());
         }
-        let part = || (0..3).map(|_| self.unspecified()).collect();
-        let count = lists.len() * self.stream.groups();
-        let mut parts: Vec<Ciphertext> = (0..count)
+        let (sums, components) = if self.plain { (2 * self.stream.groups(), 2) } else { (self.sums, 3) };
+        let part = || (0..components).map(|_| self.unspecified()).collect();
+        let mut parts: Vec<Ciphertext> = (0..lists.len() * sums)
             .map(|_| Ciphertext { components: part(), scale: self.scale * scale, level: self.level })
             .collect();
         let mut out: Vec<&mut RnsPoly> = parts.iter_mut().flat_map(|part| &mut part.components).collect();
-        self.stream.product_cipher_shared(&sets, &mut out);
-        Ok(parts)
+        if self.plain {
+            self.stream.product_paired_plain(&sets, &mut out);
+        } else {
+            self.stream.product_cipher_shared(&sets, &mut out);
+        }
+        // A last sum without partner was multiplied with zeros beside it.
+        let wanted = parts.into_iter().enumerate().filter(|(i, _)| i % sums < self.sums);
+        Ok(wanted.map(|(_, part)| part).collect())
     }
 
     /// `sum_t W[g, t] * X_t`, of degree 2, for each group g; `finish` gets them in order.

@@ -137,20 +137,27 @@ impl Machine<'_> {
             }
             Step::CoefficientRows { layout, src, weights, dst } => {
                 for o in 0..layout.outputs() {
-                    let weight = self.ciphertexts(*weights)?.get(o);
-                    let weight = weight.ok_or_else(|| EdgeError::Program("a weight is missing".into()))?;
-                    let out = evaluator.mul(self.get(*src)?, weight)?;
+                    let missing = || EdgeError::Program("a weight is missing".into());
+                    let x = self.get(*src)?;
+                    let out = match self.processor.constants(*weights) {
+                        Some(Constants::Plaintexts(p)) => evaluator.mul_plain(x, p.get(o).ok_or_else(missing)?)?,
+                        _ => evaluator.mul(x, self.ciphertexts(*weights)?.get(o).ok_or_else(missing)?)?,
+                    };
                     self.set(dst + o, out)?;
                 }
                 Ok(())
             }
             Step::AddConstant { reg, group, index } => {
                 let mut value = self.take(*reg)?;
-                let constant = self.ciphertexts(*group)?.get(*index);
-                evaluator.add_assign(
-                    &mut value,
-                    constant.ok_or_else(|| EdgeError::Program("a constant is missing".into()))?,
-                )?;
+                let missing = || EdgeError::Program("a constant is missing".into());
+                match self.processor.constants(*group) {
+                    Some(Constants::Plaintexts(p)) => {
+                        evaluator.add_plain_assign(&mut value, p.get(*index).ok_or_else(missing)?)?;
+                    }
+                    _ => {
+                        evaluator.add_assign(&mut value, self.ciphertexts(*group)?.get(*index).ok_or_else(missing)?)?
+                    }
+                }
                 self.set(*reg, value)
             }
             Step::Fold { reg, stages } => {

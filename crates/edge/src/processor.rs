@@ -28,10 +28,12 @@ pub struct Options {
     pub kernel: Option<Kernel>,
 }
 
-/// Encrypted constants as the steps use them.
+/// Constants as the steps use them.
 pub(crate) enum Constants {
     /// In their order.
     Ciphertexts(Vec<Ciphertext>),
+    /// Not encrypted, in their order.
+    Plaintexts(Vec<Plaintext>),
     /// Packed for products by diagonals.
     Matrix(Matrix),
 }
@@ -305,7 +307,16 @@ fn load_constants(bundle: &Bundle, parameters: &Parameters) -> Result<Vec<Consta
         let unpack = |bytes: &[u8]| -> Result<Ciphertext, EdgeError> {
             Ok(bundle.constant(parameters, group, bytes)?.expand(parameters)?)
         };
+        let unpack_plain =
+            |bytes: &[u8]| -> Result<Plaintext, EdgeError> { Ok(bundle.plain_constant(parameters, group, bytes)?) };
         out.push(match (matrices.get(&group), program.constants.get(group)) {
+            (Some(&sums), Some(shape)) if shape.plain => {
+                let at = (shape.level, shape.scale);
+                Constants::Matrix(Matrix::load_plain(parameters, sums, at, &packed, unpack_plain)?)
+            }
+            (None, Some(shape)) if shape.plain => {
+                Constants::Plaintexts(packed.par_iter().map(|bytes| unpack_plain(bytes)).collect::<Result<_, _>>()?)
+            }
             (Some(&sums), Some(shape)) => {
                 Constants::Matrix(Matrix::load(parameters, sums, (shape.level, shape.scale), &packed, unpack)?)
             }

@@ -15,6 +15,8 @@
 //!                                                          16  seed, 32 bytes
 //!                                                          48  one body per digit
 //! ```
+//! A `Plaintext` ("SRFT") has the header of a ciphertext, with 0 for the degree, and one polynomial.
+//!
 //! A polynomial is its limbs in order (those of its level, for keys then `p_0 .. p_{specials-1}`); a limb is N residues in NTT
 //! form and orbit order, each of `bits(p)` bits, packed least significant bit first (N is a multiple of 8: whole bytes).
 //! The primes are not repeated here: they are the parameters', which travel beside. Readers check every length, residue,
@@ -22,13 +24,14 @@
 
 use crate::parameters::KeyShape;
 use crate::rlwe::{MAX_DEGREE, check_poly, check_scale};
-use crate::{Ciphertext, FheError, KeyId, KeySwitchKey, Parameters, PublicKey, SeededCiphertext};
+use crate::{Ciphertext, FheError, KeyId, KeySwitchKey, Parameters, Plaintext, PublicKey, SeededCiphertext};
 use subrosa_ring::{Galois, Modulus, Ring, RnsPoly, bitpack};
 
 /// Format version written and read.
 pub const VERSION: u8 = 1;
 
 const CIPHERTEXT: Kind = Kind { what: "ciphertext", magic: *b"SRFC", header: 16 };
+const PLAINTEXT: Kind = Kind { what: "plaintext", magic: *b"SRFT", header: 16 };
 const SEEDED: Kind = Kind { what: "seeded ciphertext", magic: *b"SRFS", header: 48 };
 const PUBLIC_KEY: Kind = Kind { what: "public key", magic: *b"SRFP", header: 40 };
 const SWITCH_KEY: Kind = Kind { what: "key-switching key", magic: *b"SRFK", header: 48 };
@@ -36,6 +39,11 @@ const SWITCH_KEY: Kind = Kind { what: "key-switching key", magic: *b"SRFK", head
 /// Bytes of a packed [`Ciphertext`].
 pub fn ciphertext_len(parameters: &Parameters, level: usize, degree: usize) -> usize {
     CIPHERTEXT.header + (degree + 1) * poly_len(parameters, level, 0)
+}
+
+/// Bytes of a packed [`Plaintext`].
+pub fn plaintext_len(parameters: &Parameters, level: usize) -> usize {
+    PLAINTEXT.header + poly_len(parameters, level, 0)
 }
 
 /// Bytes of a packed [`SeededCiphertext`].
@@ -86,6 +94,30 @@ impl Ciphertext {
         reader.expect_len(ciphertext_len(parameters, level, degree))?;
         let components = (0..=degree).map(|_| reader.poly(parameters.ring_of(level)?)).collect::<Result<_, _>>()?;
         Ok(Self { components, scale, level })
+    }
+}
+
+impl Plaintext {
+    /// Packs the plaintext; an error if it does not belong to the parameters.
+    pub fn to_bytes(&self, parameters: &Parameters) -> Result<Vec<u8>, FheError> {
+        check_poly(PLAINTEXT.what, &self.poly, self.level, parameters)?;
+        check_scale(PLAINTEXT.what, self.scale)?;
+        let mut out = Vec::with_capacity(plaintext_len(parameters, self.level));
+        PLAINTEXT.write(&mut out, parameters, [self.level as u8, 0]);
+        out.extend_from_slice(&self.scale.to_le_bytes());
+        write_poly(&mut out, parameters.ring_of(self.level)?, &self.poly);
+        Ok(out)
+    }
+
+    /// Reads exactly one packed plaintext.
+    pub fn from_bytes(parameters: &Parameters, bytes: &[u8]) -> Result<Self, FheError> {
+        let mut reader = Reader::new(PLAINTEXT, parameters, bytes)?;
+        let [level, zero] = reader.array()?;
+        reader.zero(zero)?;
+        let level = reader.level(level)?;
+        let scale = reader.scale()?;
+        reader.expect_len(plaintext_len(parameters, level))?;
+        Ok(Self { poly: reader.poly(parameters.ring_of(level)?)?, scale, level })
     }
 }
 

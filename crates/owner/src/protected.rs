@@ -37,17 +37,28 @@ pub(crate) enum Fits<'a> {
     Known(&'a [(String, Polynomial)]),
 }
 
+/// The form that the protected part is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// A chain of dense layers where that is possible, else a circuit.
+    Fitting,
+    /// A circuit.
+    Circuit,
+}
+
 impl Protected {
-    /// Cuts a network: as a chain of dense layers where that is possible, else as a circuit. What is to be fitted takes a
-    /// circuit; `fits` is asked for the polynomials when the network is cut.
+    /// Cuts a network into what stays plain and what is protected, in the wanted form. What is to be fitted takes a circuit; `fits` is
+    /// asked for the polynomials when the network is cut.
     pub fn new<'a>(
         network: &Network,
         scope: &Scope,
         substitutions: &Substitutions,
+        form: Form,
         fits: impl FnOnce(&CircuitSplit) -> Result<Fits<'a>, OwnerError>,
     ) -> Result<Self, OwnerError> {
         let whole = |split: CircuitSplit| Ok(Self::Circuit(Box::new(Whole::new(split, substitutions, fits)?)));
         match network.split(scope, substitutions) {
+            Ok(_) if form == Form::Circuit => whole(network.circuit(scope, substitutions)?),
             Ok(split) => Ok(Self::Chain(split)),
             Err(NetworkError::NeedsSubstitution { kind, .. } | NetworkError::FinalActivation { kind, .. })
                 if substitutions.choice(kind).is_some() =>
@@ -68,7 +79,8 @@ impl Protected {
 
     /// Cuts a network as it was cut when it was protected.
     pub fn again(network: &Network, settings: &Settings) -> Result<Self, OwnerError> {
-        Self::new(network, &settings.scope, &settings.substitutions, |_| Ok(Fits::Known(&settings.fitted)))
+        let fits = |_: &CircuitSplit| Ok(Fits::Known(&settings.fitted));
+        Self::new(network, &settings.scope, &settings.substitutions, Form::Fitting, fits)
     }
 
     /// ONNX of the plain part, if there is one.

@@ -3,7 +3,7 @@
 use crate::calibration::{self, Calibration};
 use crate::error::OwnerError;
 use crate::fitting::FittedActivation;
-use crate::protected::{Fits, Protected};
+use crate::protected::{Fits, Form, Protected};
 use crate::{Owner, Progress, key_generator};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,8 @@ use subrosa_fhe::{Encoder, Kernel, Parameters};
 use subrosa_input::{Dataset, Preprocess};
 use subrosa_network::{Network, Polynomial, Scope, Substitutions};
 use subrosa_plan::{CostModel, Forecast, Plan, PlanRequest, WholeRequest, plan, plan_whole};
-use subrosa_program::bundle::{Manifest, ProtectedWriter};
+use subrosa_program::ConstantGroup;
+use subrosa_program::bundle::{Manifest, PackedConstant, ProtectedWriter, packed_len};
 use subrosa_registry::{NewModel, Vault};
 
 /// File names in a model's directory.
@@ -35,6 +36,9 @@ pub struct ProtectRequest<'a> {
     pub scope: Scope,
     /// Whether the edge encrypts the features too.
     pub encrypted_input: bool,
+    /// Whether the weights are handed out as they are, and only the input is encrypted: what the owner of the data, not of the
+    /// network, asks for. Needs an encrypted input.
+    pub plain_weights: bool,
     /// Polynomials for activations inside the protected part.
     pub substitutions: Substitutions,
     /// Preprocessing of pixels; part of the protected network.
@@ -80,9 +84,12 @@ pub struct ProtectReport {
     pub scope: String,
     /// "plain" or "encrypted".
     pub input: String,
-    /// Encrypted weights and biases (numbers, not ciphertexts).
+    /// Whether the weights are encrypted; else only the input is.
+    #[serde(default = "always")]
+    pub weights_encrypted: bool,
+    /// Weights and biases of the protected part (numbers, not ciphertexts).
     pub weights: usize,
-    /// Ciphertexts that hold them.
+    /// Ciphertexts that hold them; 0 where they are not encrypted.
     pub ciphertexts: usize,
     /// Evaluation keys.
     pub evaluation_keys: usize,
@@ -209,7 +216,8 @@ impl Owner {
             scheme: "ckks".into(),
             security_bits: request.security.bits(),
             scope: request.scope.to_string(),
-            input: if request.encrypted_input { "encrypted" } else { "plain" }.into(),
+            input: encrypted_or_plain(request.encrypted_input),
+            weights: encrypted_or_plain(!request.plain_weights),
             input_shape: prepared.network.input_shape().to_vec(),
             preprocess: request.preprocess.as_ref().map(ToString::to_string),
             layers_plain,
@@ -218,7 +226,8 @@ impl Owner {
         };
         let path = staging.dir().join(PROTECTED_FILE);
         let mut file = ProtectedWriter::create(&path, &manifest, program, front, &keys.public, &keys.evaluation)?;
-        progress.begin("encrypting weights", program.ciphertexts());
+        let task = if request.plain_weights { "encoding weights" } else { "encrypting weights" };
+        progress.begin(task, program.constant_count());
         encrypt_constants(&plan, &parameters, &keys.secret, |constant| {
             file.constant(&parameters, &constant)?;
             progress.advance(1);
@@ -231,7 +240,7 @@ impl Owner {
 
         let spec = &program.parameters;
         let bits = |q: &u64| u64::BITS - q.leading_zeros();
-        let seeded = |level| subrosa_fhe::wire::seeded_len(&parameters, level) as u64;
+        let packed = |group: &ConstantGroup| (group.count * packed_len(&parameters, group)) as u64;
         let report = ProtectReport {
             id: manifest.id.clone(),
             name: request.name.into(),
@@ -244,10 +253,11 @@ impl Owner {
             moduli_bits: spec.ciphertext_primes.iter().chain(&spec.special_primes).map(bits).collect(),
             scope: manifest.scope.clone(),
             input: manifest.input.clone(),
+            weights_encrypted: !request.plain_weights,
             weights: prepared.protected.parameters(),
             ciphertexts: program.ciphertexts(),
             evaluation_keys: program.keys.len(),
-            model_bytes: program.constants.iter().map(|g| g.count as u64 * seeded(g.level)).sum(),
+            model_bytes: program.constants.iter().map(packed).sum(),
             key_bytes: (keys.public.len() + keys.evaluation.iter().map(Vec::len).sum::<usize>()) as u64,
             keygen_seconds,
             protect_seconds: prepared.started.elapsed().as_secs_f64(),
@@ -314,6 +324,7 @@ impl Owner {
                 samples: &calibration.features,
                 calibrated: !calibration.synthetic,
                 encrypted_input: request.encrypted_input,
+                plain_weights: request.plain_weights,
                 security: request.security,
                 max_error: calibration.wanted_error_of_circuit(),
                 memory_limit: request.memory_limit,
@@ -322,6 +333,14 @@ impl Owner {
             })?),
         }
     }
+}
+
+fn encrypted_or_plain(encrypted: bool) -> String {
+    if encrypted { "encrypted" } else { "plain" }.into()
+}
+
+fn always() -> bool {
+    true
 }
 
 /// Name of a network's secret key in the vault.
@@ -339,10 +358,15 @@ fn replacements(protected: &Protected, fits: &[FittedActivation]) -> Vec<String>
 /// Imports, splits and calibrates; refuses replacements whose cost is not known.
 pub(crate) fn prepare(request: &ProtectRequest) -> Result<Prepared, OwnerError> {
     let started = Instant::now();
+    if request.plain_weights && !request.encrypted_input {
+        return Err(OwnerError::Usage("plain weights with plain input protect nothing: encrypt one of them".into()));
+    }
     let network = Network::from_onnx(request.onnx)?;
     let none = Preprocess::default();
     let preprocess = request.preprocess.as_ref().unwrap_or(&none);
-    let protected = Protected::new(&network, &request.scope, &request.substitutions, |split| {
+    // Products of plain weights with ciphertexts are planned for circuits.
+    let form = if request.plain_weights { Form::Circuit } else { Form::Fitting };
+    let protected = Protected::new(&network, &request.scope, &request.substitutions, form, |split| {
         let data = request.calibrate.filter(|data| data.count > 0);
         let samples = data.map(|data| calibration::fitting_samples(&network, split.front.as_deref(), data, preprocess));
         Ok(Fits::Made(samples.transpose()?))
@@ -374,20 +398,28 @@ pub fn cost_model(home: &Path, kernel: Kernel) -> CostModel {
     measured.unwrap_or_else(|| CostModel::builtin(kernel))
 }
 
-/// Encrypts all constants of a plan in order, a batch at a time on all cores.
+/// Encrypts, or only encodes, all constants of a plan in order, a batch at a time on all cores.
 fn encrypt_constants(
     plan: &Plan,
     parameters: &Parameters,
     secret: &subrosa_secret::SecretKey,
-    mut sink: impl FnMut(subrosa_fhe::SeededCiphertext) -> Result<(), OwnerError>,
+    mut sink: impl FnMut(PackedConstant) -> Result<(), OwnerError>,
 ) -> Result<(), OwnerError> {
     let encoder = Encoder::new(parameters);
     let groups = plan.program.constants.iter().enumerate();
-    let all: Vec<(usize, usize)> = groups.flat_map(|(g, spec)| (0..spec.count).map(move |i| (g, i))).collect();
+    let all: Vec<(usize, usize, bool)> =
+        groups.flat_map(|(g, spec)| (0..spec.count).map(move |i| (g, i, spec.plain))).collect();
     for batch in all.chunks(BATCH) {
         let encrypted: Result<Vec<_>, OwnerError> = batch
             .par_iter()
-            .map(|&(group, index)| Ok(secret.encrypt(&plan.constant(&encoder, group, index)?)?))
+            .map(|&(group, index, plain)| {
+                let encoded = plan.constant(&encoder, group, index)?;
+                Ok(if plain {
+                    PackedConstant::Plain(encoded)
+                } else {
+                    PackedConstant::Encrypted(secret.encrypt(&encoded)?)
+                })
+            })
             .collect();
         encrypted?.into_iter().try_for_each(&mut sink)?;
     }

@@ -41,6 +41,7 @@ fn request<'a>(
         name: "foreign",
         scope: Scope::All,
         encrypted_input: true,
+        plain_weights: false,
         substitutions: activation.parse().unwrap(),
         preprocess: Some(preprocess.clone()),
         calibrate,

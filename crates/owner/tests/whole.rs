@@ -28,17 +28,19 @@ fn a_residual_network_agrees_with_itself_under_encryption() {
     let all = fixture("torch-residual-cnn");
     let f = few("torch-residual-cnn", 4);
     let activation = "relu=0.15x^2+0.5x+0.1;max=mean";
-    for encrypted_input in [true, false] {
-        let (report, found) = home.protect_and_verify(
+    for encrypted in [Encrypted::Both, Encrypted::Weights, Encrypted::Input] {
+        let (report, found) = home.protect_and_verify_encrypted(
             &f,
             Some(&all.data),
             &Scope::All,
             activation,
-            encrypted_input,
+            encrypted,
             SecurityLevel::Bits128,
         );
         println!("{}\n{}", serde_json::to_string(&report).unwrap(), serde_json::to_string(&found).unwrap());
-        assert_eq!(report.input, if encrypted_input { "encrypted" } else { "plain" });
+        assert_eq!(report.input, if encrypted == Encrypted::Weights { "plain" } else { "encrypted" });
+        assert_eq!(report.weights_encrypted, encrypted != Encrypted::Input);
+        assert_eq!(report.ciphertexts == 0, encrypted == Encrypted::Input);
         assert_eq!(found.agreement, 1.0);
         assert!(found.max_abs_error <= report.forecast.max_abs_error, "{found:?}");
         assert!(found.max_abs_error <= 1e-2 * found.largest_output, "{found:?}");

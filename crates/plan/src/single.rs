@@ -43,7 +43,7 @@ pub(crate) fn draft(stage: &Stage, task: &Task<'_>, ring: &mut RingContext, choi
 
     let outputs = layout.outputs();
     let first = if encrypted { layout.chunks() } else { 0 };
-    let group = |name: &str, count, scale| ConstantGroup { name: name.into(), count, level, scale };
+    let group = |name: &str, count, scale| ConstantGroup { name: name.into(), count, level, scale, plain: false };
     let mut steps = vec![Step::CoefficientDot { weights: 0, dst: first }];
     steps.extend((0..outputs).map(|o| Step::AddConstant { reg: first + o, group: 1, index: o }));
     let program = Program {

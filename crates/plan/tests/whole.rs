@@ -15,6 +15,14 @@ fn image(channels: u32, rows: u32, cols: u32) -> Vec<Place> {
     (0..channels * rows * cols).map(at).collect()
 }
 
+/// What is encrypted.
+#[derive(Clone, Copy, PartialEq)]
+enum Encrypted {
+    Both,
+    Weights,
+    Input,
+}
+
 struct Net {
     rng: StdRng,
     circuit: Circuit,
@@ -93,7 +101,7 @@ impl Net {
         (0..count).map(|_| (0..size).map(|_| self.rng.random_range(0.0..1.0)).collect()).collect()
     }
 
-    fn plan(&self, samples: &[Vec<f64>], encrypted_input: bool, memory_limit: Option<u64>) -> Result<Plan, PlanError> {
+    fn plan(&self, samples: &[Vec<f64>], encrypted: Encrypted, memory_limit: Option<u64>) -> Result<Plan, PlanError> {
         let costs = CostModel::builtin(Kernel::Avx512Ifma);
         let size = self.circuit.input_places.len() as f64;
         plan_whole(&WholeRequest {
@@ -101,7 +109,8 @@ impl Net {
             input: InputRange { max_abs: 1.0, max_norm: size.sqrt() },
             samples,
             calibrated: true,
-            encrypted_input,
+            encrypted_input: encrypted != Encrypted::Weights,
+            plain_weights: encrypted == Encrypted::Input,
             security: SecurityLevel::Bits128,
             max_error: 1e-2,
             memory_limit,
@@ -110,11 +119,11 @@ impl Net {
         })
     }
 
-    /// Plans with encrypted and with plain input; both compute the circuit.
+    /// Plans with everything encrypted, with plain input, and with plain weights; all compute the circuit.
     fn check(&mut self) -> Vec<Plan> {
         let samples = self.samples(10);
         let mut plans = Vec::new();
-        for encrypted in [true, false] {
+        for encrypted in [Encrypted::Both, Encrypted::Weights, Encrypted::Input] {
             let plan = self.plan(&samples, encrypted, None).unwrap();
             plan.program.validate().unwrap();
             for sample in self.samples(3) {
@@ -217,16 +226,16 @@ fn what_cannot_be_planned_is_refused_with_its_layer() {
     let scores = net.dense(layer, 2);
     net.layer(image(2, 1, 1), vec![scores], LayerActivation::Identity);
     let samples = net.samples(4);
-    let limited = net.plan(&samples, true, Some(1000));
+    let limited = net.plan(&samples, Encrypted::Both, Some(1000));
     assert!(matches!(limited, Err(PlanError::Whole(WholeError::Memory { limit: 1000, .. }))));
     let mut linear = Net { rng: StdRng::seed_from_u64(1), circuit: net.circuit.clone() };
     linear.circuit.layers[0].activation = LayerActivation::Polynomial {
         polynomials: vec![Polynomial::new(vec![0.0, 1.0]), Polynomial::new(vec![0.0, 1.0, 0.5])],
         of: places.iter().map(|p| p[0]).collect(),
     };
-    let error = linear.plan(&samples, true, None).err().unwrap().to_string();
+    let error = linear.plan(&samples, Encrypted::Both, None).err().unwrap().to_string();
     assert!(error.contains("'layer0'") && error.contains("channel 0"), "{error}");
     net.circuit.layers[0].activation = LayerActivation::Function(ActivationKind::Relu);
-    let error = net.plan(&samples, true, None).err().unwrap().to_string();
+    let error = net.plan(&samples, Encrypted::Both, None).err().unwrap().to_string();
     assert!(error.contains("'layer0'") && error.contains("--activation"), "{error}");
 }

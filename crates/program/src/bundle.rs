@@ -5,11 +5,13 @@
 //! ciphertexts, group after group). The owner's stored copy has the same sections, another kind and no signature.
 
 use crate::container::{Container, ContainerError, ContainerWriter, FileInfo, SignFn, Signer};
-use crate::program::{KeyRequirement, Program};
+use crate::program::{ConstantGroup, KeyRequirement, Program};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-use subrosa_fhe::{EvaluationKeys, FheError, Kernel, KeySwitchKey, Parameters, PublicKey, SeededCiphertext, wire};
+use subrosa_fhe::{
+    EvaluationKeys, FheError, Kernel, KeySwitchKey, Parameters, Plaintext, PublicKey, SeededCiphertext, wire,
+};
 
 /// Kind of a deployed bundle.
 pub const BUNDLE_KIND: [u8; 8] = *b"SRBUNDLE";
@@ -40,6 +42,9 @@ pub struct Manifest {
     pub scope: String,
     /// "plain" or "encrypted": how the features enter the encrypted part.
     pub input: String,
+    /// "encrypted" or "plain": how the weights of that part are carried.
+    #[serde(default = "encrypted")]
+    pub weights: String,
     /// Shape of one sample of the whole network, without the batch.
     pub input_shape: Vec<usize>,
     /// Declared preprocessing of pixels, in the notation of `protect --preprocess`; absent if none was declared.
@@ -70,6 +75,28 @@ pub enum FileError {
         /// What is wrong.
         reason: String,
     },
+}
+
+fn encrypted() -> String {
+    "encrypted".into()
+}
+
+/// A weight or bias as a program carries it.
+#[derive(Debug, Clone)]
+pub enum PackedConstant {
+    /// Encrypted by the owner.
+    Encrypted(SeededCiphertext),
+    /// Encoded only.
+    Plain(Plaintext),
+}
+
+impl PackedConstant {
+    fn to_bytes(&self, parameters: &Parameters) -> Result<Vec<u8>, FheError> {
+        match self {
+            Self::Encrypted(c) => c.to_bytes(parameters),
+            Self::Plain(p) => p.to_bytes(parameters),
+        }
+    }
 }
 
 /// An open bundle or stored copy: structure and signature checked, every section's hash verified, program validated.
@@ -142,19 +169,19 @@ impl Bundle {
         packed.par_iter().map(prepare).collect::<Result<Vec<_>, _>>().map(EvaluationKeys::from_iter)
     }
 
-    /// The packed ciphertexts of each group of constants, in order.
+    /// The packed constants of each group, in order.
     pub fn constants(&self, parameters: &Parameters) -> Result<Vec<Vec<&[u8]>>, FileError> {
         let mut rest = self.container.section(WEIGHTS)?;
         let mut out = Vec::with_capacity(self.program.constants.len());
         for group in &self.program.constants {
-            let length = wire::seeded_len(parameters, group.level);
+            let length = packed_len(parameters, group);
             let packed: Result<Vec<_>, _> = (0..group.count).map(|_| self.take(&mut rest, length, WEIGHTS)).collect();
             out.push(packed?);
         }
         if rest.is_empty() { Ok(out) } else { Err(self.unusable(WEIGHTS)("there is more than the program names")) }
     }
 
-    /// Reads one packed constant and checks that it has the level and scale of its group.
+    /// Reads one packed encrypted constant and checks that it has the level and scale of its group.
     pub fn constant(
         &self,
         parameters: &Parameters,
@@ -162,11 +189,22 @@ impl Bundle {
         packed: &[u8],
     ) -> Result<SeededCiphertext, FileError> {
         let constant = SeededCiphertext::from_bytes(parameters, packed).map_err(self.unusable(WEIGHTS))?;
-        let declared = self.program.constants.get(group);
-        if declared.is_none_or(|g| g.level != constant.level() || g.scale != constant.scale) {
-            return Err(self.unusable(WEIGHTS)("a ciphertext has another level or scale than its group"));
-        }
+        self.check_constant(group, constant.level(), constant.scale)?;
         Ok(constant)
+    }
+
+    /// The same of a constant that is not encrypted.
+    pub fn plain_constant(&self, parameters: &Parameters, group: usize, packed: &[u8]) -> Result<Plaintext, FileError> {
+        let constant = Plaintext::from_bytes(parameters, packed).map_err(self.unusable(WEIGHTS))?;
+        self.check_constant(group, constant.level, constant.scale)?;
+        Ok(constant)
+    }
+
+    fn check_constant(&self, group: usize, level: usize, scale: f64) -> Result<(), FileError> {
+        match self.program.constants.get(group) {
+            Some(g) if g.level == level && g.scale == scale => Ok(()),
+            _ => Err(self.unusable(WEIGHTS)("a constant has another level or scale than its group")),
+        }
     }
 
     /// Sizes of the sections with the model (weights), and of the keys (public and evaluation).
@@ -229,8 +267,8 @@ impl ProtectedWriter {
         Ok(Self { out, file })
     }
 
-    /// Appends the next encrypted constant.
-    pub fn constant(&mut self, parameters: &Parameters, constant: &SeededCiphertext) -> Result<(), FileError> {
+    /// Appends the next constant.
+    pub fn constant(&mut self, parameters: &Parameters, constant: &PackedConstant) -> Result<(), FileError> {
         let bytes = constant.to_bytes(parameters).map_err(|e: FheError| FileError::Section {
             file: self.file.clone(),
             section: WEIGHTS,
@@ -244,6 +282,11 @@ impl ProtectedWriter {
         self.out.end_section()?;
         Ok(self.out.finish(None)?)
     }
+}
+
+/// Bytes of a packed constant of this group.
+pub fn packed_len(parameters: &Parameters, group: &ConstantGroup) -> usize {
+    if group.plain { wire::plaintext_len(parameters, group.level) } else { wire::seeded_len(parameters, group.level) }
 }
 
 /// Reads a JSON section.

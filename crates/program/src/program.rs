@@ -78,7 +78,7 @@ impl InputLayout {
     }
 }
 
-/// Encrypted constants of one kind: `count` ciphertexts at one level and scale.
+/// Constants of one kind: `count` ciphertexts, or plaintexts, at one level and scale.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ConstantGroup {
     /// What they are, for people ("dense weights").
@@ -89,6 +89,9 @@ pub struct ConstantGroup {
     pub level: usize,
     /// Their scale.
     pub scale: f64,
+    /// Whether they are plaintexts: of a network whose input alone is encrypted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub plain: bool,
 }
 
 /// One step. `weights` and `group` are indices into [`Program::constants`].
@@ -171,7 +174,7 @@ pub enum Step {
         dst: Register,
     },
     /// Inner products in the coefficients with the periodic vector in `src`; result `o` goes to register `dst + o`, its degree is one
-    /// more than that of `src`.
+    /// more than that of `src` where the weights are encrypted.
     CoefficientRows {
         /// The layout.
         layout: CoefficientRows,
@@ -354,7 +357,17 @@ impl Program {
 
     /// Encrypted constants in all groups.
     pub fn ciphertexts(&self) -> usize {
+        self.constants.iter().filter(|g| !g.plain).map(|g| g.count).sum()
+    }
+
+    /// Constants in all groups, encrypted or not.
+    pub fn constant_count(&self) -> usize {
         self.constants.iter().map(|g| g.count).sum()
+    }
+
+    /// Whether the weights are plaintexts.
+    pub fn has_plain_weights(&self) -> bool {
+        self.constants.iter().any(|g| g.plain)
     }
 
     /// log2 of the result modulus over the declared range of the outputs at their scale, less one bit for the sign: the

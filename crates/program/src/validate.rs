@@ -47,6 +47,10 @@ impl Program {
         if groups.iter().any(|g| g.count > MAX_CONSTANTS || g.level == 0 || g.level > levels || !positive(g.scale)) {
             return Err("a group of constants has an impossible count, level or scale".into());
         }
+        let plain = self.has_plain_weights();
+        if plain && (!input.encrypted || groups.iter().any(|g| !g.plain)) {
+            return Err("plain weights need an encrypted input, and no encrypted weights beside them".into());
+        }
         let group = |index: usize, needed: usize| match groups.get(index) {
             Some(g) if g.count >= needed => Ok(()),
             Some(g) => Err(format!("a step needs {needed} constants of group {index}, which has {}", g.count)),
@@ -61,6 +65,9 @@ impl Program {
         }
         for step in &self.steps {
             match step {
+                Step::DiagonalsPlain { .. } | Step::DiagonalsCipher { .. } | Step::CoefficientDot { .. } if plain => {
+                    return Err(format!("a step '{}' needs encrypted weights", step.name()));
+                }
                 Step::DiagonalsPlain { weights, .. } => match &input.layout {
                     InputLayout::Diagonals(d) if !input.encrypted && d.giants == 1 => group(*weights, d.products())?,
                     _ => return Err("a plain product needs a plain input in diagonals without giant steps".into()),

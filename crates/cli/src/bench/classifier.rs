@@ -137,6 +137,7 @@ impl Setting<'_> {
             name: "bench",
             scope: Scope::All,
             encrypted_input: self.encrypted_input,
+            plain_weights: false,
             substitutions: substitutions.clone(),
             preprocess: None,
             calibrate: Some(&calibration),

@@ -213,6 +213,7 @@ impl Run<'_, '_> {
             name: &format!("digits-{input}"),
             scope: Scope::Classifier,
             encrypted_input: input == "encrypted",
+            plain_weights: false,
             substitutions: Substitutions::none(),
             preprocess: Some(preprocess()?),
             calibrate: Some(&reference.calibration),

@@ -36,6 +36,15 @@ pub fn digits(limit: usize) -> Fixture {
     Fixture { onnx: std::fs::read(root().join("models/mnist-cnn.onnx")).unwrap(), data, preprocess: "scale=1/255" }
 }
 
+/// What is encrypted.
+#[allow(dead_code)]
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Encrypted {
+    Both,
+    Weights,
+    Input,
+}
+
 #[allow(dead_code)]
 pub struct Home {
     pub owner: Owner,
@@ -63,11 +72,26 @@ impl Home {
         encrypted_input: bool,
         security: SecurityLevel,
     ) -> (ProtectReport, Comparison) {
+        let encrypted = if encrypted_input { Encrypted::Both } else { Encrypted::Weights };
+        self.protect_and_verify_encrypted(f, calibrate, scope, activation, encrypted, security)
+    }
+
+    #[allow(dead_code)]
+    pub fn protect_and_verify_encrypted(
+        &self,
+        f: &Fixture,
+        calibrate: Option<&Dataset>,
+        scope: &Scope,
+        activation: &str,
+        encrypted: Encrypted,
+        security: SecurityLevel,
+    ) -> (ProtectReport, Comparison) {
         let request = ProtectRequest {
             onnx: &f.onnx,
             name: "fixture",
             scope: scope.clone(),
-            encrypted_input,
+            encrypted_input: encrypted != Encrypted::Weights,
+            plain_weights: encrypted == Encrypted::Input,
             substitutions: if activation.is_empty() { Default::default() } else { activation.parse().unwrap() },
             preprocess: (!f.preprocess.is_empty()).then(|| f.preprocess.parse().unwrap()),
             calibrate,

@@ -90,7 +90,9 @@ impl Walk<'_> {
 
     fn memory(&self) -> Memory {
         let constants = self.program.constants.iter();
-        let weights: usize = constants.map(|g| 2 * g.count * self.arithmetic.polynomial_bytes(g.level, 0)).sum();
+        let components = |plain: bool| if plain { 1 } else { 2 };
+        let weights: usize =
+            constants.map(|g| components(g.plain) * g.count * self.arithmetic.polynomial_bytes(g.level, 0)).sum();
         let input = &self.program.input;
         let public = if input.encrypted { 2 * self.arithmetic.polynomial_bytes(input.level, 0) } else { 0 };
         let keys: usize = self.shapes.values().map(|&shape| self.arithmetic.key_bytes(shape)).sum();
@@ -99,6 +101,10 @@ impl Walk<'_> {
 
     fn held(&self, register: usize) -> Held {
         self.registers.get(&register).copied().unwrap_or((1, 1))
+    }
+
+    fn is_plain(&self, group: usize) -> bool {
+        self.program.constants.get(group).is_some_and(|g| g.plain)
     }
 
     fn level_of(&self, group: usize) -> usize {
@@ -175,10 +181,12 @@ impl Walk<'_> {
             Step::CoefficientRows { layout, src, weights, dst } => {
                 let (level, degree) = self.held(*src);
                 let products = layout.outputs();
-                self.registers.extend((0..products).map(|o| (dst + o, (level, degree + 1))));
-                let weight_bytes = (2 * products * a.polynomial_bytes(self.level_of(*weights), 0)) as u64;
-                let work = a.multiply_adds(2 * (degree + 1) * products * l(level))
-                    + a.buffers((degree + 2) * products * l(level));
+                let components = if self.is_plain(*weights) { 1 } else { 2 };
+                let degree = degree + components - 1;
+                self.registers.extend((0..products).map(|o| (dst + o, (level, degree))));
+                let weight_bytes = (components * products * a.polynomial_bytes(self.level_of(*weights), 0)) as u64;
+                let work = a.multiply_adds(components * (degree + 2 - components) * products * l(level))
+                    + a.buffers((degree + 1) * products * l(level));
                 (level, Work { products, weight_bytes, ..work })
             }
             Step::AddConstant { reg, .. } => {
@@ -239,17 +247,22 @@ impl Walk<'_> {
     }
 
     fn linear(&self, products: &[Product], level: usize, rescale: bool, results: usize) -> Work {
-        let count = products.iter().map(|p| p.giants.len() * p.terms()).sum::<usize>();
+        let degree = if products.iter().any(|p| self.is_plain(p.weights)) { 1 } else { 2 };
+        // Two plaintexts take the place of one ciphertext.
+        let sums = |p: &Product| if degree == 1 { p.giants.len().div_ceil(2) } else { p.giants.len() };
+        let count = products.iter().map(|p| sums(p) * p.terms()).sum::<usize>();
         let mut giants: Vec<Galois> = products.iter().flat_map(|p| p.giants.iter().copied()).collect();
         giants.sort_unstable();
         giants.dedup();
-        let switched = 2 * giants.len() - usize::from(giants.contains(&Galois::IDENTITY));
+        let switched = degree * giants.len() - usize::from(giants.contains(&Galois::IDENTITY));
         let work = KeyWork { decompositions: switched, products: switched, divisions: 1, rescale };
         let square = KeyId::new(Galois::IDENTITY, 2);
-        let id = giants.iter().find(|g| **g != Galois::IDENTITY).map_or(square, |g| KeyId::new(*g, 2));
+        let id = giants.iter().find(|g| **g != Galois::IDENTITY).map_or(square, |g| KeyId::new(*g, degree as u8));
+        let switched =
+            if switched > 0 { self.switch(work, level, id) } else { self.arithmetic.divide(level, 0, rescale, 2) };
         (self.arithmetic.cipher_products(level, count)
-            + self.arithmetic.buffers(3 * self.arithmetic.limbs(level) * giants.len())
-            + self.switch(work, level, id))
+            + self.arithmetic.buffers((degree + 1) * self.arithmetic.limbs(level) * giants.len())
+            + switched)
             * results
     }
 

@@ -166,7 +166,7 @@ impl Draftsman<'_> {
     }
 
     fn group(&mut self, name: &str, count: usize, level: usize, scale: f64, kind: ConstantKind) -> usize {
-        self.constants.push(ConstantGroup { name: name.into(), count, level, scale });
+        self.constants.push(ConstantGroup { name: name.into(), count, level, scale, plain: false });
         self.kinds.push(kind);
         self.constants.len() - 1
     }

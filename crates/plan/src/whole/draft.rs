@@ -227,7 +227,7 @@ impl<'a> Draftsman<'a> {
         scale: f64,
         constant: impl FnOnce() -> Constant,
     ) -> usize {
-        self.groups.push(ConstantGroup { name, count, level, scale });
+        self.groups.push(ConstantGroup { name, count, level, scale, plain: self.task.request.plain_weights });
         self.constants.push(if self.full { constant() } else { Constant::Counted });
         self.groups.len() - 1
     }
@@ -683,13 +683,20 @@ impl<'a> Draftsman<'a> {
                 continue;
             }
             let giants: BTreeSet<Galois> = products.iter().flat_map(|p| p.giants.iter().copied()).collect();
-            let ids = giants.iter().flat_map(|g| [KeyId::new(*g, 1), KeyId::new(*g, 2)]);
-            let count = 2 * giants.len() - usize::from(giants.contains(&Galois::IDENTITY));
+            // Sums of products with ciphertexts are of degree 2, those with plaintexts of degree 1.
+            let degree = self.degree_of_products();
+            let ids = giants.iter().flat_map(|g| (1..=degree).map(|power| KeyId::new(*g, power as u8)));
+            let count = degree * giants.len() - usize::from(giants.contains(&Galois::IDENTITY));
             let work = KeyWork { decompositions: count, products: count, divisions: 1, rescale: true };
             self.keys(ids.collect::<Vec<_>>(), level, work.times(own.len()));
             self.steps.push(Step::Linear { products, rescale: true, dst: own });
         }
         Some(())
+    }
+
+    /// Degree of sums of products of weights with ciphertexts of degree 1.
+    fn degree_of_products(&self) -> usize {
+        if self.task.request.plain_weights { 1 } else { 2 }
     }
 
     /// The split of least predicted time.
@@ -704,7 +711,8 @@ impl<'a> Draftsman<'a> {
         let memory = chooser.arithmetic.clone().with_resident(LARGE);
         let mut best: Option<(f64, Split)> = None;
         for c in counts.iter().filter(|c| may_fold || c.split.fold == 1) {
-            let switched = 2 * c.giants - c.results.min(c.giants);
+            let degree = self.degree_of_products();
+            let switched = degree * c.giants - c.results.min(c.giants);
             let folds = (c.split.fold.trailing_zeros() as usize).div_ceil(2);
             let works = [
                 KeyWork { decompositions: c.vectors, products: c.turned, divisions: c.turned, rescale: false },
@@ -713,10 +721,12 @@ impl<'a> Draftsman<'a> {
             ];
             let used = works.into_iter().filter(|w| w.products > 0);
             let used: Vec<Use> = used.map(|w| Use::rounded(&self.dev, &self.primes, level, w)).collect();
-            let keys = c.amounts + 2 * c.different_giants;
+            let keys = c.amounts + degree * c.different_giants;
             let switching = if used.is_empty() { 0.0 } else { chooser.best(&used, keys)?.1 };
-            let bytes = (2 * c.products * chooser.arithmetic.polynomial_bytes(level, 0)) as f64;
-            let cost = switching + memory.cipher_products(level, c.products).seconds + self.choice.per_byte * bytes;
+            // Two plaintexts take the place of one ciphertext.
+            let products = if degree == 1 { c.products.div_ceil(2) } else { c.products };
+            let bytes = (2 * products * chooser.arithmetic.polynomial_bytes(level, 0)) as f64;
+            let cost = switching + memory.cipher_products(level, products).seconds + self.choice.per_byte * bytes;
             if best.as_ref().is_none_or(|(b, _)| cost < *b) {
                 best = Some((cost, c.split));
             }
@@ -765,13 +775,18 @@ impl<'a> Draftsman<'a> {
         let mut scale = scale * self.rows_scale;
         let constant = || Constant::RowsBias { layout: layout.clone(), bias: Arc::new(stage.bias.clone()) };
         let biases = self.group(format!("biases of '{}'", stage.name), count, level, scale, constant);
-        let work = KeyWork::relinearize(degree + 1, level > 1).times(count);
-        self.keys((2..=degree + 1).map(|power| KeyId::new(Galois::IDENTITY, power as u8)), level, work);
+        let degree = degree + usize::from(!task.request.plain_weights);
+        let work = KeyWork::relinearize(degree, level > 1).times(count);
+        self.keys((2..=degree).map(|power| KeyId::new(Galois::IDENTITY, power as u8)), level, work);
         let mut below = level;
         for o in 0..count {
             self.steps.push(Step::AddConstant { reg: dst + o, group: biases, index: o });
-            self.steps.push(Step::Relinearize { reg: dst + o, rescale: level > 1 });
-            self.steps.extend((2..level).map(|_| Step::Rescale { reg: dst + o }));
+            let mut rescales = level - 1;
+            if degree > 1 {
+                self.steps.push(Step::Relinearize { reg: dst + o, rescale: level > 1 });
+                rescales = rescales.saturating_sub(1);
+            }
+            self.steps.extend((0..rescales).map(|_| Step::Rescale { reg: dst + o }));
         }
         while below > 1 {
             scale /= self.primes.top(below);

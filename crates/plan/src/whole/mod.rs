@@ -44,6 +44,8 @@ pub struct WholeRequest<'a> {
     pub calibrated: bool,
     /// Whether the edge encrypts the input.
     pub encrypted_input: bool,
+    /// Whether the weights are encoded only, not encrypted; needs an encrypted input.
+    pub plain_weights: bool,
     /// Level of security.
     pub security: SecurityLevel,
     /// Largest absolute error wanted on an output, in the outputs' units.

@@ -142,6 +142,12 @@ impl Machine<'_> {
         self.dev.slots(deviation)
     }
 
+    /// Deviation in the coefficients of a constant: of its encryption, or of its rounding.
+    fn constant_deviation(&self, group: usize) -> f64 {
+        let plain = self.program.constants.get(group).is_some_and(|g| g.plain);
+        if plain { self.dev.encoding() } else { self.dev.fresh() }
+    }
+
     fn top(&self, level: usize) -> f64 {
         self.program.parameters.rescale_factor(level).unwrap_or(1.0)
     }
@@ -182,12 +188,13 @@ impl Machine<'_> {
             Step::Linear { products, rescale, dst } => {
                 for (i, &dst) in dst.iter().enumerate() {
                     let mut out = zero.clone();
-                    let (mut variance, mut scale, mut level, mut giants) = (0.0, 1.0, 1, 0);
+                    let (mut variance, mut scale, mut level, mut giants, mut degree) = (0.0, 1.0, 1, 0, 2);
                     for product in products {
                         let group =
                             self.program.constants.get(product.weights).ok_or(SimulateError("no such group"))?;
-                        let weight_noise = self.dev.slots(self.dev.fresh()) / group.scale;
+                        let weight_noise = self.dev.slots(self.constant_deviation(product.weights)) / group.scale;
                         let terms = product.terms();
+                        degree = if group.plain { 1 } else { 2 };
                         giants += product.giants.len();
                         level = group.level;
                         for (t, register) in product.inputs.get(i).into_iter().flatten().enumerate() {
@@ -204,8 +211,12 @@ impl Machine<'_> {
                     }
                     let (level_behind, scale) =
                         if *rescale { (level - 1, scale / self.top(level)) } else { (level, scale) };
-                    let switched =
-                        self.switched(KeyId::new(Galois::IDENTITY, 2), level, 2 * giants - 1, *rescale) / scale;
+                    // All keys of a step have one shape.
+                    let elements = || products.iter().flat_map(|p| &p.giants);
+                    let turned = elements().find(|g| **g != Galois::IDENTITY).unwrap_or(&Galois::IDENTITY);
+                    let count = degree * giants - usize::from(elements().any(|g| *g == Galois::IDENTITY));
+                    let id = KeyId::new(*turned, degree as u8);
+                    let switched = self.switched(id, level, count, *rescale) / scale;
                     let deviation = (variance + switched * switched).sqrt();
                     let made = self.noisy(out, deviation, level_behind, scale);
                     self.vectors.insert(dst, made);
@@ -284,7 +295,7 @@ impl Machine<'_> {
                 let mut slots = x.slots.to_vec();
                 let one = vec![Complex64::new(1.0, 0.0); self.slots];
                 self.accumulate(&mut slots, self.entries(*group, *index)?, &one, 0);
-                let deviation = self.dev.slots(self.dev.fresh()) / x.scale;
+                let deviation = self.dev.slots(self.constant_deviation(*group)) / x.scale;
                 let made = self.noisy(slots, deviation, x.level, x.scale);
                 self.vectors.insert(*reg, made);
             }
@@ -354,7 +365,7 @@ impl Machine<'_> {
                 let energy: f64 = x.slots.iter().map(Complex64::norm_sqr).sum::<f64>() / self.slots as f64;
                 let output = &self.program.output;
                 let bottom = self.dev.rescale() / output.scale;
-                let fresh = self.dev.fresh() / group.scale;
+                let fresh = self.constant_deviation(*weights) / group.scale;
                 let deviation = (bottom * bottom + fresh * fresh * energy).sqrt();
                 let mut results = vec![vec![0.0; 2 * self.slots]; layout.outputs()];
                 for (row, entries) in rows.iter().enumerate() {

@@ -72,6 +72,7 @@ fn phases_that_are_pooled_share_weights_and_their_squares_are_summed() {
         input: InputRange { max_abs: 1.0, max_norm: 12.0 },
         samples: &samples,
         calibrated: true,
+        plain_weights: false,
         encrypted_input: true,
         security: SecurityLevel::Bits128,
         max_error: 1e-2,
