@@ -195,7 +195,7 @@ impl Processor {
         if let Some(index) = features.iter().position(|x| !x.is_finite()) {
             return Err(EdgeError::NotFinite { index });
         }
-        let x: Vec<f64> = features.iter().map(|&x| f64::from(x)).collect();
+        let x = spec.normalised(features.iter().map(|&x| f64::from(x)));
         let largest = x.iter().fold(0.0f64, |m, v| m.max(v.abs()));
         let norm = x.iter().map(|v| v * v).sum::<f64>().sqrt();
         for (what, value, limit) in [("largest value", largest, spec.max_abs), ("Euclidean norm", norm, spec.max_norm)]

@@ -2,6 +2,7 @@
 
 use crate::error::OwnerError;
 use crate::fitting::{FITTED_ON, FittedActivation, Samples};
+use crate::normalise::{Normalisation, Spread};
 use crate::protected::Protected;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -41,6 +42,9 @@ pub struct Calibration {
     /// Some of the feature vectors, for the ranges of the values behind them.
     #[serde(skip)]
     pub features: Vec<Vec<f64>>,
+    /// How features of real data are brought to one range, if they need to be.
+    #[serde(skip)]
+    pub(crate) normalisation: Option<Normalisation>,
     /// Largest absolute output of the approximated network that was seen.
     pub largest_output: f64,
     /// Share of samples for which the approximated network has the original's top class; `None` with synthetic inputs.
@@ -135,6 +139,7 @@ pub(crate) fn on_synthetic(
         None => Calibration { input: over(-4.0, 4.0)?.input, ..over(-1.0, 1.0)? },
     };
     found.synthetic = true;
+    found.normalisation = None;
     // What synthetic inputs bring there says nothing.
     found.fits = protected.fits().to_vec();
     Ok(found.with_margin(SYNTHETIC_MARGIN))
@@ -198,6 +203,7 @@ fn measure(protected: &Protected, count: usize, inputs: &[f32]) -> Result<Measur
     let mut largest_output = 0.0f64;
     let mut labels = Vec::with_capacity(count);
     let mut kept = Vec::new();
+    let mut spread = Spread::new(protected.features());
     let mut fits = protected.fits().to_vec();
     let mut outside: Vec<Option<usize>> = vec![None; fits.len()];
     let features = match &front {
@@ -215,6 +221,7 @@ fn measure(protected: &Protected, count: usize, inputs: &[f32]) -> Result<Measur
             labels.push(argmax(output.into_iter()));
         }
         for x in samples {
+            spread.add(&x);
             input.max_abs = x.iter().fold(input.max_abs, |m, v| m.max(v.abs()));
             input.max_norm = input.max_norm.max(x.iter().map(|v| v * v).sum::<f64>().sqrt());
             if kept.len() < KEPT_FEATURES {
@@ -235,10 +242,12 @@ fn measure(protected: &Protected, count: usize, inputs: &[f32]) -> Result<Measur
             fit.outside = Some(outside as f64 / (count * size).max(1) as f64);
         }
     }
+    let all = features.chunks(protected.features().max(1)).map(|x| x.iter().map(|&v| f64::from(v)).collect());
     let calibration = Calibration {
         samples: count,
         synthetic: false,
         input,
+        normalisation: Normalisation::new(&spread, all, &kept, |factor| protected.first_row_norm(factor)),
         features: kept,
         largest_output,
         agreement_original: None,

@@ -10,6 +10,7 @@ mod deployment;
 mod error;
 mod fitting;
 mod key_generator;
+mod normalise;
 mod protected;
 mod protection;
 mod verification;

@@ -5,8 +5,8 @@ use crate::fitting::{self, FittedActivation, Samples};
 use crate::protection::Settings;
 use rayon::prelude::*;
 use subrosa_network::{
-    Activation, CircuitLayer, CircuitSplit, LayerActivation, Network, NetworkError, Polynomial, Replaced, Scope, Split,
-    Substitutions,
+    Activation, CircuitLayer, CircuitSplit, LayerActivation, Network, NetworkError, Polynomial, Replaced, Scope,
+    Source, Split, Substitutions,
 };
 
 /// The last linear map's result, and what the network gives.
@@ -120,6 +120,25 @@ impl Protected {
         match self {
             Self::Chain(split) => split.chain.parameters(),
             Self::Circuit(whole) => whole.split.circuit.parameters(),
+        }
+    }
+
+    /// Largest norm of a row of the linear maps that read the features, each weight multiplied by the number of its feature.
+    pub fn first_row_norm(&self, factor: &dyn Fn(usize) -> f64) -> f64 {
+        let norm = |row: &mut dyn Iterator<Item = (usize, f64)>| {
+            row.map(|(column, weight)| (weight * factor(column)).powi(2)).sum::<f64>().sqrt()
+        };
+        match self {
+            Self::Chain(split) => split.chain.layers.first().map_or(0.0, |layer| {
+                let rows = layer.weights.chunks(layer.cols.max(1));
+                rows.map(|row| norm(&mut row.iter().copied().enumerate())).fold(0.0, f64::max)
+            }),
+            Self::Circuit(whole) => {
+                let terms = whole.split.circuit.layers.iter().flat_map(|layer| &layer.terms);
+                let matrices = terms.filter(|t| t.source == Source::Input).map(|t| &t.matrix);
+                let rows = matrices.flat_map(|m| (0..m.rows()).map(move |row| m.row(row)));
+                rows.map(|row| norm(&mut row.map(|(c, w)| (c as usize, w)))).fold(0.0, f64::max)
+            }
         }
     }
 

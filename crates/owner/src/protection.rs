@@ -303,25 +303,29 @@ impl Owner {
         let kernel = Kernel::active()?;
         let costs = request.costs.cloned().unwrap_or_else(|| cost_model(&self.home, kernel));
         let calibration = &prepared.calibration;
-        match &prepared.protected {
+        let normal = calibration.normalisation.as_ref();
+        let input = normal.map_or(calibration.input, |n| n.input);
+        let features = normal.map_or(&calibration.features, |n| &n.features);
+        let mut made = match &prepared.protected {
             Protected::Chain(split) => {
-                let chain = if request.fold { split.chain.folded() } else { split.chain.clone() };
-                Ok(plan(&PlanRequest {
+                let chain = normal.map_or_else(|| split.chain.clone(), |n| n.chain(&split.chain));
+                let chain = if request.fold { chain.folded() } else { chain };
+                plan(&PlanRequest {
                     chain: &chain,
-                    input: calibration.input,
-                    samples: if calibration.synthetic { &[] } else { &calibration.features },
+                    input,
+                    samples: if calibration.synthetic { &[] } else { features },
                     encrypted_input: request.encrypted_input,
                     security: request.security,
                     max_error: calibration.wanted_error(),
                     memory_limit: request.memory_limit,
                     costs: &costs,
                     kernel,
-                })?)
+                })?
             }
-            Protected::Circuit(whole) => Ok(plan_whole(&WholeRequest {
-                circuit: &whole.split.circuit,
-                input: calibration.input,
-                samples: &calibration.features,
+            Protected::Circuit(whole) => plan_whole(&WholeRequest {
+                circuit: &normal.map_or_else(|| whole.split.circuit.clone(), |n| n.circuit(&whole.split.circuit)),
+                input,
+                samples: features,
                 calibrated: !calibration.synthetic,
                 encrypted_input: request.encrypted_input,
                 plain_weights: request.plain_weights,
@@ -330,8 +334,12 @@ impl Owner {
                 memory_limit: request.memory_limit,
                 costs: &costs,
                 kernel,
-            })?),
+            })?,
+        };
+        if let Some(normal) = normal {
+            made.program.input.normalise.clone_from(&normal.of_feature);
         }
+        Ok(made)
     }
 }
 

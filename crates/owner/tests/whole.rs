@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Home, fixture};
+use common::{Encrypted, Home, fixture};
 use subrosa_fhe::security::SecurityLevel;
 use subrosa_input::Samples;
 use subrosa_network::Scope;

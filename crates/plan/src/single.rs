@@ -55,6 +55,7 @@ pub(crate) fn draft(stage: &Stage, task: &Task<'_>, ring: &mut RingContext, choi
             level,
             scale: input_scale,
             layout: InputLayout::CoefficientDot(layout.clone()),
+            normalise: Vec::new(),
             max_abs: declared(request.input.max_abs),
             max_norm: declared(request.input.max_norm),
         },

@@ -49,10 +49,23 @@ pub struct InputSpec {
     pub scale: f64,
     /// Where the features lie.
     pub layout: InputLayout,
-    /// Largest absolute feature the plan covers.
+    /// Offset and factor of each feature, where they differ so much that the plan is for `(feature - offset) * factor`; else none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub normalise: Vec<(f64, f64)>,
+    /// Largest absolute feature the plan covers, normalised.
     pub max_abs: f64,
-    /// Largest Euclidean norm of the feature vector the plan covers.
+    /// Largest Euclidean norm of the feature vector the plan covers, normalised.
     pub max_norm: f64,
+}
+
+impl InputSpec {
+    /// Features as they are encoded.
+    pub fn normalised(&self, features: impl Iterator<Item = f64>) -> Vec<f64> {
+        if self.normalise.is_empty() {
+            return features.collect();
+        }
+        features.zip(&self.normalise).map(|(x, (offset, factor))| (x - offset) * factor).collect()
+    }
 }
 
 /// The layout of the first layer, which decides how the input is packed.

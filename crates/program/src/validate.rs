@@ -26,6 +26,12 @@ impl Program {
         if !positive(input.max_abs) || !positive(input.max_norm) {
             return Err("the input's range is impossible".into());
         }
+        let finite = |(offset, factor): &(f64, f64)| offset.is_finite() && positive(*factor);
+        if !(input.normalise.is_empty() || input.normalise.len() == input.features)
+            || !input.normalise.iter().all(finite)
+        {
+            return Err("the input's offsets and factors are impossible".into());
+        }
         let columns = match &input.layout {
             InputLayout::Diagonals(d) => {
                 diagonals(d, n)?;

@@ -91,6 +91,7 @@ pub(crate) fn draft(
         level,
         scale: scales.input,
         layout: InputLayout::Diagonals(layer.layout.clone()),
+        normalise: Vec::new(),
         max_abs: declared(task.request.input.max_abs),
         max_norm: declared(task.request.input.max_norm),
     };

@@ -304,6 +304,7 @@ impl<'a> Draftsman<'a> {
             level,
             scale,
             layout: InputLayout::Tiles(tiles),
+            normalise: Vec::new(),
             max_abs: declared(task.request.input.max_abs),
             max_norm: declared(task.request.input.max_norm),
         });
