@@ -12,7 +12,7 @@ use std::time::Instant;
 use subrosa_fhe::security::SecurityLevel;
 use subrosa_fhe::{Encoder, Kernel, Parameters};
 use subrosa_input::{Dataset, Preprocess};
-use subrosa_network::{Network, Polynomial, Scope, Substitutions};
+use subrosa_network::{Circuit, Network, Polynomial, Scope, Substitutions};
 use subrosa_plan::{CostModel, Forecast, Plan, PlanRequest, WholeRequest, plan, plan_whole};
 use subrosa_program::ConstantGroup;
 use subrosa_program::bundle::{Manifest, PackedConstant, ProtectedWriter, packed_len};
@@ -306,24 +306,9 @@ impl Owner {
         let normal = calibration.normalisation.as_ref();
         let input = normal.map_or(calibration.input, |n| n.input);
         let features = normal.map_or(&calibration.features, |n| &n.features);
-        let mut made = match &prepared.protected {
-            Protected::Chain(split) => {
-                let chain = normal.map_or_else(|| split.chain.clone(), |n| n.chain(&split.chain));
-                let chain = if request.fold { chain.folded() } else { chain };
-                plan(&PlanRequest {
-                    chain: &chain,
-                    input,
-                    samples: if calibration.synthetic { &[] } else { features },
-                    encrypted_input: request.encrypted_input,
-                    security: request.security,
-                    max_error: calibration.wanted_error(),
-                    memory_limit: request.memory_limit,
-                    costs: &costs,
-                    kernel,
-                })?
-            }
-            Protected::Circuit(whole) => plan_whole(&WholeRequest {
-                circuit: &normal.map_or_else(|| whole.split.circuit.clone(), |n| n.circuit(&whole.split.circuit)),
+        let whole = |circuit: &Circuit| {
+            plan_whole(&WholeRequest {
+                circuit: &normal.map_or_else(|| circuit.clone(), |n| n.circuit(circuit)),
                 input,
                 samples: features,
                 calibrated: !calibration.synthetic,
@@ -334,7 +319,34 @@ impl Owner {
                 memory_limit: request.memory_limit,
                 costs: &costs,
                 kernel,
-            })?,
+            })
+        };
+        let mut made = match &prepared.protected {
+            Protected::Chain(split) => {
+                let chain = normal.map_or_else(|| split.chain.clone(), |n| n.chain(&split.chain));
+                let chain = if request.fold { chain.folded() } else { chain };
+                let as_chain = plan(&PlanRequest {
+                    chain: &chain,
+                    input,
+                    samples: if calibration.synthetic { &[] } else { features },
+                    encrypted_input: request.encrypted_input,
+                    security: request.security,
+                    max_error: calibration.wanted_error(),
+                    memory_limit: request.memory_limit,
+                    costs: &costs,
+                    kernel,
+                });
+                // A whole network of dense layers is a circuit too, whose error is simulated and not bounded: often a smaller ring.
+                let may_be_circuit = request.scope == Scope::All && request.fold && !calibration.synthetic;
+                let circuit = may_be_circuit.then(|| prepared.network.circuit(&request.scope, &request.substitutions));
+                let seconds = |plan: &Plan| plan.forecast.prepare_seconds + plan.forecast.infer_seconds;
+                match (as_chain, circuit.and_then(Result::ok).map(|split| whole(&split.circuit))) {
+                    (Ok(chain), Some(Ok(circuit))) if seconds(&circuit) < seconds(&chain) => circuit,
+                    (Err(_), Some(Ok(circuit))) => circuit,
+                    (as_chain, _) => as_chain?,
+                }
+            }
+            Protected::Circuit(protected) => whole(&protected.split.circuit)?,
         };
         if let Some(normal) = normal {
             made.program.input.normalise.clone_from(&normal.of_feature);
