@@ -8,6 +8,8 @@ use subrosa_fhe::SecurityLevel;
 use subrosa_input::Preprocess;
 use subrosa_network::{Polynomial, Scope, Substitutions};
 use subrosa_owner::Reveal;
+use subrosa_owner::release::Flooding;
+use subrosa_program::container::Signer;
 use subrosa_terminal::{Flags, GLOBAL};
 
 /// Protects trained neural networks by homomorphic encryption, so that machines you do not trust can run them
@@ -47,7 +49,7 @@ pub(crate) enum Command {
         model: PathBuf,
     },
     /// Generates keys, encrypts the network's weights and registers it
-    Protect(ProtectFlags),
+    Protect(Box<ProtectFlags>),
     /// Lists the protected networks
     Models,
     /// Shows what is known about a protected network
@@ -68,16 +70,15 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
-    /// Decrypts results that came back from an edge machine
-    Decrypt {
-        /// The results file, from `subrosa-edge infer`
-        results: PathBuf,
-        /// What to reveal: label, top:K or scores (all outputs, for your own eyes)
-        #[arg(long, default_value = "label")]
-        reveal: Reveal,
-        /// Write the predictions to this JSON file
-        #[arg(long, value_name = "FILE")]
-        out: Option<PathBuf>,
+    /// Decrypts results that came back from an edge machine, as the release policy permits
+    Decrypt(DecryptFlags),
+    /// Shows the audit log: what was decrypted, refused and let in
+    Audit {
+        #[command(subcommand)]
+        command: Option<Audit>,
+        /// Show only the last N entries
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        last: usize,
     },
     /// Runs the original, the approximated and the encrypted network side by side
     Verify {
@@ -117,6 +118,42 @@ pub(crate) enum Command {
     Bench {
         #[command(subcommand)]
         what: Bench,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct DecryptFlags {
+    /// The results file, from `subrosa-edge infer`
+    pub results: PathBuf,
+    /// What to reveal: label, top:K or scores (all outputs, for your own eyes)
+    #[arg(long, default_value = "label")]
+    pub reveal: Reveal,
+    /// Write the predictions to this JSON file
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// A device whose signed results are accepted, and its public key in hex; may be repeated
+    #[arg(long = "device", value_name = "ID=KEY", value_parser = device)]
+    pub devices: Vec<(String, Signer)>,
+    /// What is printed is for others: `top:K` and `scores` get the noise that release.json in the home says (`flooding`)
+    #[arg(long)]
+    pub outside: bool,
+    /// Decrypt signed results again that were decrypted before, instead of refusing them as replays
+    #[arg(long)]
+    pub again: bool,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Audit {
+    /// Checks the log's hash chain from its first entry to its last
+    Verify {
+        /// The hash of an entry that was noted elsewhere: it must still be in the log
+        #[arg(long, value_name = "HASH")]
+        noted: Option<String>,
+    },
+    /// Lets a device in again that was suspended for results no honest device sends
+    LetIn {
+        /// Its id
+        device: String,
     },
 }
 
@@ -172,6 +209,10 @@ pub(crate) struct ProtectFlags {
     /// Most memory that keys and weights may take on the edge, as in 64MB or 2GB
     #[arg(long, value_name = "BYTES", value_parser = memory)]
     pub memory_limit: Option<u64>,
+    /// Plan so precisely that scores can be given to others with noise that covers that of the ciphertexts: everything revealed is
+    /// within 2^-BITS of what says nothing about the key, for RESULTS results
+    #[arg(long, value_name = "BITS:RESULTS")]
+    pub flooding: Option<Flooding>,
     /// Print the plan: steps, their predicted times, keys, forecast, and what else was considered
     #[arg(long)]
     pub explain: bool,
@@ -425,6 +466,18 @@ impl std::str::FromStr for LogNs {
         }
         Ok(Self(all))
     }
+}
+
+/// ID=KEY, the key being 64 hex digits.
+fn device(text: &str) -> Result<(String, Signer), String> {
+    let parsed = text.split_once('=').and_then(|(id, key)| {
+        let mut public_key = [0; 32];
+        hex::decode_to_slice(key, &mut public_key).ok()?;
+        (!id.is_empty()).then(|| (id.to_owned(), Signer { public_key }))
+    });
+    parsed.ok_or_else(|| {
+        "it is not ID=KEY with the 64 hex digits that `subrosa-edge infer --device-key` shows".to_owned()
+    })
 }
 
 fn security(text: &str) -> Result<SecurityLevel, String> {

@@ -2,7 +2,9 @@
 
 mod agents;
 mod arguments;
+mod audit;
 mod bench;
+mod decrypt;
 mod demo;
 mod failure;
 mod home;
@@ -48,7 +50,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write) -> Re
         Command::Show { id } => registry::show(terminal, &home, &id),
         Command::Remove { id } => registry::remove(terminal, &home, &id),
         Command::Deploy { id, out } => agents::deploy(terminal, &home, &id, &out),
-        Command::Decrypt { results, reveal, out } => agents::decrypt(terminal, &home, &results, reveal, out.as_deref()),
+        Command::Decrypt(wanted) => decrypt::decrypt(terminal, &home, &wanted),
+        Command::Audit { command, last } => audit::audit(terminal, &home, command.as_ref(), last),
         Command::Verify { id, input, labels, limit } => {
             agents::verify(terminal, &home, &id, &input, labels.as_deref(), limit)
         }

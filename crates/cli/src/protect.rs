@@ -50,18 +50,23 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
         memory_limit: wanted.memory_limit,
         costs: Some(&costs),
     };
+    let prepare = |owner: &Owner| {
+        let prepared = owner.prepare(&request).map_err(|e| blamed(wanted, e))?;
+        Ok::<_, Failure>(prepared.with_flooding(wanted.flooding))
+    };
+    let plan = |owner: &Owner| owner.plan_prepared(&request, prepare(owner)?).map_err(|e| blamed(wanted, e));
     if wanted.dry_run {
         // Planning stores nothing but needs an owner: this one is gone afterwards.
         let nowhere = tempfile::tempdir().map_err(io("create a directory in", &std::env::temp_dir()))?;
         let owner = Owner::open(nowhere.path()).map_err(failure)?;
-        let (plan, calibration) = owner.plan(&request).map_err(|e| blamed(wanted, e))?;
+        let (plan, calibration) = plan(&owner)?;
         warn_of_ranges(terminal, &calibration);
         warn_of_replaced(terminal, &calibration, &texts(&calibration));
         return terminal.report(&PlanReport::new(&plan, calibration)?);
     }
     let owner = home.owner_or_new()?;
     let plan = if wanted.explain {
-        let (plan, calibration) = owner.plan(&request).map_err(|e| blamed(wanted, e))?;
+        let (plan, calibration) = plan(&owner)?;
         Some(PlanReport::new(&plan, calibration)?)
     } else {
         None
@@ -70,7 +75,7 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
         terminal.text(plan)?;
     }
     let (vault, _) = home.vault_or_new()?;
-    let prepared = owner.prepare(&request).map_err(|e| blamed(wanted, e))?;
+    let prepared = prepare(&owner)?;
     // Before anything is encrypted: it takes long, and these may be reasons not to.
     warn_of_replaced(terminal, prepared.calibration(), &prepared.replaced());
     let report = owner.protect_prepared(&request, prepared, &vault, &OnBars(terminal.bars()));

@@ -1,6 +1,7 @@
 //! `subrosa-edge infer`: from a bundle and samples to a results file.
 
 use crate::failure;
+use crate::output::{Output, SigningDevice};
 use serde::Serialize;
 use std::fmt;
 use std::path::Path;
@@ -26,6 +27,8 @@ pub struct InferRequest<'a> {
     pub limit: Option<usize>,
     /// Whether every step of the evaluation is timed.
     pub profile: bool,
+    /// Who signs the results, if anybody does.
+    pub signer: Option<SigningDevice>,
     /// Whom to trust, and threads.
     pub options: Options,
 }
@@ -75,6 +78,9 @@ pub struct InferReport {
     pub owner: String,
     /// Whether that is the owner given with `--trust`.
     pub trusted: bool,
+    /// Public key of the device that signed the results, in hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_key: Option<String>,
     /// The steps of the evaluation, with `--profile`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub profile: Vec<StepTime>,
@@ -90,7 +96,7 @@ pub fn infer(request: &InferRequest, bars: &Bars) -> Result<InferReport, Failure
     let load_seconds = start.elapsed().as_secs_f64();
     let samples = subrosa_input::read(request.input, request.limit).map_err(|e| failure(e.into()))?;
     let samples = processor.preprocess(&samples).map_err(|e| failure(e).at(request.input))?;
-    let mut results = processor.results(request.out).map_err(failure)?;
+    let mut results = Output::begin(&processor, request)?;
     let parameters = processor.parameters();
 
     let (mut plain_seconds, mut encrypt_times, mut infer_times) = (0.0, Vec::new(), Vec::new());
@@ -118,12 +124,12 @@ pub fn infer(request: &InferRequest, bars: &Bars) -> Result<InferReport, Failure
                 processor.infer(&input).map_err(at)?
             };
             infer_times.push(evaluate.elapsed().as_secs_f64());
-            results.push(parameters, &result).map_err(|e| failure(e.into()))?;
+            results.push(&processor, &result)?;
             bars.advance(1);
         }
     }
     bars.end();
-    let file = results.finish().map_err(|e| failure(e.into()))?;
+    let results_file_bytes = results.finish()?;
 
     let (manifest, output) = (processor.manifest(), &processor.program().output);
     let (signer, trusted) = processor.signer();
@@ -139,10 +145,11 @@ pub fn infer(request: &InferRequest, bars: &Bars) -> Result<InferReport, Failure
         infer_seconds: median(&mut infer_times),
         total_seconds: start.elapsed().as_secs_f64(),
         result_bytes: (output.registers.len() * wire::ciphertext_len(parameters, output.level, output.degree)) as u64,
-        results_file_bytes: file.bytes,
+        results_file_bytes,
         input_ciphertext_bytes,
         owner: signer.fingerprint(),
         trusted,
+        device_key: request.signer.as_ref().map(SigningDevice::public_key),
         profile: profile(processor.program(), &mut step_times),
     })
 }
@@ -188,6 +195,9 @@ impl fmt::Display for InferReport {
             ("in all", text::seconds(self.total_seconds)),
             ("results", results),
         ]))?;
+        if let Some(key) = &self.device_key {
+            write!(f, "{}", text::fields(&[("signed by", key.clone())]))?;
+        }
         if self.profile.is_empty() {
             return Ok(());
         }

@@ -13,10 +13,11 @@ mod key_generator;
 mod normalise;
 mod protected;
 mod protection;
+pub mod release;
 mod verification;
 
 pub use calibration::Calibration;
-pub use decryption::{Decrypted, Prediction, Reveal};
+pub use decryption::{Decrypted, Origin, Prediction, Refused, Reveal};
 pub use deployment::Deployed;
 pub use error::OwnerError;
 pub use fitting::FittedActivation;

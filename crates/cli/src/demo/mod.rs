@@ -237,6 +237,7 @@ impl Run<'_, '_> {
                 input: &self.samples.to_string_lossy(),
                 out: &results,
                 profile: false,
+                signer: None,
                 limit: None,
                 options: Options { trust: Some(self.identity.signer()), threads, kernel: None },
             },
