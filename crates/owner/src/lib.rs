@@ -13,6 +13,7 @@ mod key_generator;
 mod normalise;
 mod protected;
 mod protection;
+mod simulation;
 mod verification;
 
 pub use calibration::Calibration;
@@ -21,6 +22,7 @@ pub use deployment::Deployed;
 pub use error::OwnerError;
 pub use fitting::FittedActivation;
 pub use protection::{COST_MODEL_FILE, Prepared, ProtectReport, ProtectRequest, Settings, cost_model};
+pub use simulation::Simulated;
 pub use verification::{Comparison, VerifyRequest};
 
 use std::path::{Path, PathBuf};

@@ -299,7 +299,7 @@ impl Owner {
 }
 
 impl Owner {
-    fn make_plan(&self, request: &ProtectRequest, prepared: &Prepared) -> Result<Plan, OwnerError> {
+    pub(crate) fn make_plan(&self, request: &ProtectRequest, prepared: &Prepared) -> Result<Plan, OwnerError> {
         let kernel = Kernel::active()?;
         let costs = request.costs.cloned().unwrap_or_else(|| cost_model(&self.home, kernel));
         let calibration = &prepared.calibration;

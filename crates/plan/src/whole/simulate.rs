@@ -15,6 +15,10 @@ use subrosa_program::{InputLayout, Program, Register, Step};
 #[error("the plan cannot be simulated: {0}")]
 pub struct SimulateError(&'static str);
 
+impl SimulateError {
+    pub(crate) const OTHER_LENGTH: Self = Self("its input has another length");
+}
+
 /// What a simulated evaluation gave.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Simulation {
@@ -69,6 +73,12 @@ pub(crate) fn simulate(
     machine.run(input)
 }
 
+/// A number of the standard normal distribution (Box and Muller).
+pub(crate) fn gaussian(rng: &mut ChaCha8Rng) -> f64 {
+    let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
+    radius * (TAU * rng.random::<f64>()).cos()
+}
+
 impl Machine<'_> {
     fn run(&mut self, input: &[f64]) -> Result<Simulation, SimulateError> {
         let spec = &self.program.input;
@@ -112,10 +122,7 @@ impl Machine<'_> {
     }
 
     fn gaussian(&mut self, deviation: f64) -> f64 {
-        self.noise.as_mut().map_or(0.0, |rng| {
-            let radius = deviation * (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
-            radius * (TAU * rng.random::<f64>()).cos()
-        })
+        self.noise.as_mut().map_or(0.0, |rng| deviation * gaussian(rng))
     }
 
     fn get(&self, register: Register) -> Result<Vector, SimulateError> {
