@@ -240,6 +240,21 @@ def main():
             ),
             image(), epochs=2, rate=4e-3,
         ),
+        # ReLU throughout, for fits without retraining: batch norm and weight decay keep what goes into it near one size.
+        "torch-mlp-relu": lambda name: produce(
+            name,
+            nn.Sequential(nn.Linear(784, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10)),
+            mnist_data(folder, (784,)), epochs=6, rate=4e-3, decay=1e-4,
+        ),
+        "torch-avgpool-cnn": lambda name: produce(
+            name,
+            nn.Sequential(
+                nn.Conv2d(1, 8, 5, stride=2, padding=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(2),
+                nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AvgPool2d(2),
+                nn.Flatten(), nn.Linear(144, 10),
+            ),
+            image(), epochs=6, rate=8e-3, decay=1e-4,
+        ),
         "torch-residual-cnn": lambda name: produce(
             name,
             nn.Sequential(

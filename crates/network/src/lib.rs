@@ -24,7 +24,7 @@ pub use activation::{Activation, ActivationKind, ParseSubstitutionsError, Substi
 pub use chain::{Chain, Dense, LayerTrace};
 pub use circuit::{Circuit, CircuitLayer, CircuitSplit, LayerActivation, Place, Source, SparseMatrix, Term};
 pub use error::NetworkError;
-pub use fit::{Fit, FitChoice, FitError, FitErrors, FitMethod, Interval, ScalarFunction};
+pub use fit::{Fit, FitChoice, FitError, FitErrors, FitMethod, Interval, ScalarFunction, SignDegrees};
 pub use graph::{Constant, Graph, Node};
 pub use layers::LayerInfo;
 pub use polynomial::{MAX_DEGREE, ParsePolynomialError, Polynomial};

@@ -234,6 +234,7 @@ fn fit_one(
     let (method, degree, own) = match *one.choice {
         FitChoice::Auto => (None, degree, None),
         FitChoice::Fit { method, degree, interval } => (method, degree, interval),
+        FitChoice::Sign { degrees, interval } => (None, degrees.total(), interval),
     };
     let refused = |source| OwnerError::Fit { layer: layer.clone(), source };
     // Values that are not numbers or too large are refused by the interval.
@@ -241,9 +242,10 @@ fn fit_one(
         return Err(refused(FitError::Sample(f64::NAN)));
     }
     let values: Vec<f64> = all().step_by(count.div_ceil(VALUES).max(1)).collect();
-    let polynomial_on = |interval: Interval| match method {
-        Some(method) => Fit::new(method, one.function, degree, interval)?.polynomial(),
-        None => {
+    let polynomial_on = |interval: Interval| match (*one.choice, method) {
+        (FitChoice::Sign { degrees, .. }, _) => fit::composite_sign(one.function, degrees, interval),
+        (_, Some(method)) => Fit::new(method, one.function, degree, interval)?.polynomial(),
+        (_, None) => {
             // What lies beyond the interval, an observed degree's own, does not count.
             let within: Vec<f64> =
                 values.iter().copied().filter(|x| (interval.lo()..=interval.hi()).contains(x)).collect();
@@ -277,6 +279,7 @@ fn fit_one(
         method: match one.choice {
             FitChoice::Auto => format!("auto, observed:{degree}"),
             FitChoice::Fit { .. } => FitChoice::Fit { method, degree, interval: None }.to_string(),
+            FitChoice::Sign { degrees, .. } => FitChoice::Sign { degrees, interval: None }.to_string(),
         },
         degree: polynomial.degree(),
         interval: (interval.lo(), interval.hi()),

@@ -6,7 +6,7 @@ use crate::forecast::Deviations;
 use crate::keys::{KeySet, Shapes};
 use crate::primes::PrimeChain;
 use crate::search::{Alternative, PlanError};
-use crate::whole::{Constant, SimulateError, Simulation, gaussian, simulate};
+use crate::whole::{Constant, SimulateError, Simulation, StepError, gaussian, simulate, step_errors};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -176,21 +176,38 @@ impl Plan {
     /// # Errors
     /// An input of another length.
     pub fn simulate(&self, input: &[f64], seed: Option<u64>) -> Result<Simulation, SimulateError> {
-        let constants: Vec<&Constant> = self
-            .kinds
-            .iter()
-            .filter_map(|kind| match kind {
-                ConstantKind::Circuit(constant) => Some(constant),
-                _ => None,
-            })
-            .collect();
         if input.len() != self.program.input.features {
             return Err(SimulateError::OTHER_LENGTH);
         }
         if !self.stages.is_empty() {
             return Ok(self.simulate_chain(input, seed));
         }
-        simulate(&self.program, &constants, input, seed)
+        simulate(&self.program, &self.circuit_constants(), input, seed)
+    }
+
+    /// How exact what each step writes will be on one input, with noise of the forecast size from a seed; nothing for a chain of dense
+    /// layers.
+    ///
+    /// # Errors
+    /// An input of another length.
+    pub fn step_errors(&self, input: &[f64], seed: u64) -> Result<Vec<StepError>, SimulateError> {
+        if !self.is_simulated_by_step() {
+            return Ok(Vec::new());
+        }
+        if input.len() != self.program.input.features {
+            return Err(SimulateError::OTHER_LENGTH);
+        }
+        step_errors(&self.program, &self.circuit_constants(), input, seed)
+    }
+
+    fn circuit_constants(&self) -> Vec<&Constant> {
+        let mut constants = Vec::with_capacity(self.kinds.len());
+        for kind in &self.kinds {
+            if let ConstantKind::Circuit(constant) = kind {
+                constants.push(constant);
+            }
+        }
+        constants
     }
 
     /// Whether [`simulate`](Self::simulate) follows every step.

@@ -18,8 +18,8 @@ mod tests;
 
 pub(crate) use map::Entry;
 pub use search::plan_whole;
-pub use simulate::{SimulateError, Simulation};
-pub(crate) use simulate::{gaussian, simulate};
+pub use simulate::{SimulateError, Simulation, StepError};
+pub(crate) use simulate::{gaussian, simulate, step_errors};
 pub(crate) use task::WholeTask;
 
 use crate::chain::InputRange;

@@ -4,6 +4,7 @@ use super::{Constant, Entry};
 use crate::forecast::Deviations;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::f64::consts::TAU;
 use std::sync::Arc;
@@ -51,6 +52,22 @@ struct Machine<'a> {
     largest: f64,
 }
 
+/// How exact what a step writes is, on one input.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct StepError {
+    /// The values' root mean square.
+    pub values: f64,
+    /// The errors'.
+    pub errors: f64,
+}
+
+impl StepError {
+    /// log2 of the values over their errors; infinite without an error.
+    pub fn bits(&self) -> f64 {
+        (self.values / self.errors).log2()
+    }
+}
+
 /// Runs `program` on one input. With a `seed` noise is added, of the deviations that the engine's model gives.
 pub(crate) fn simulate(
     program: &Program,
@@ -58,8 +75,44 @@ pub(crate) fn simulate(
     input: &[f64],
     seed: Option<u64>,
 ) -> Result<Simulation, SimulateError> {
+    machine(program, constants, seed).run(input)
+}
+
+/// Runs `program` with and without noise, and compares what each step writes.
+pub(crate) fn step_errors(
+    program: &Program,
+    constants: &[&Constant],
+    input: &[f64],
+    seed: u64,
+) -> Result<Vec<StepError>, SimulateError> {
+    let (mut exact, mut noisy) = (machine(program, constants, None), machine(program, constants, Some(seed)));
+    let inputs = (exact.begin(input)?, noisy.begin(input)?);
+    let mut errors = Vec::with_capacity(program.steps.len());
+    for step in &program.steps {
+        exact.step(step, &inputs.0)?;
+        noisy.step(step, &inputs.1)?;
+        let (mut values, mut differences, mut count) = (0.0, 0.0, 0usize);
+        for register in step.results(&program.input.layout) {
+            if let (Some(a), Some(b)) = (exact.rows.get(&register), noisy.rows.get(&register)) {
+                values += a.iter().map(|a| a * a).sum::<f64>();
+                differences += a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>();
+                // Only a few of the coefficients are results.
+                count += a.iter().zip(b).filter(|(a, b)| a != b).count();
+            } else if let (Some(a), Some(b)) = (exact.vectors.get(&register), noisy.vectors.get(&register)) {
+                values += a.slots.iter().map(Complex64::norm_sqr).sum::<f64>();
+                differences += a.slots.iter().zip(b.slots.iter()).map(|(a, b)| (a - b).norm_sqr()).sum::<f64>();
+                count += a.slots.len();
+            }
+        }
+        let mean = |sum: f64| (sum / count.max(1) as f64).sqrt();
+        errors.push(StepError { values: mean(values), errors: mean(differences) });
+    }
+    Ok(errors)
+}
+
+fn machine<'a>(program: &'a Program, constants: &'a [&'a Constant], seed: Option<u64>) -> Machine<'a> {
     let log_n = program.parameters.log_n;
-    let mut machine = Machine {
+    Machine {
         program,
         constants,
         dev: Deviations::new(log_n),
@@ -69,8 +122,7 @@ pub(crate) fn simulate(
         rows: BTreeMap::new(),
         slots: 1 << (log_n - 1),
         largest: 0.0,
-    };
-    machine.run(input)
+    }
 }
 
 /// A number of the standard normal distribution (Box and Muller).
@@ -80,7 +132,8 @@ pub(crate) fn gaussian(rng: &mut ChaCha8Rng) -> f64 {
 }
 
 impl Machine<'_> {
-    fn run(&mut self, input: &[f64]) -> Result<Simulation, SimulateError> {
+    /// The input's vectors, in the registers if the edge encrypts them.
+    fn begin(&mut self, input: &[f64]) -> Result<Vec<Vector>, SimulateError> {
         let spec = &self.program.input;
         let InputLayout::Tiles(tiles) = &spec.layout else {
             return Err(SimulateError("its input is not in tiles"));
@@ -95,6 +148,11 @@ impl Machine<'_> {
         if spec.encrypted {
             self.vectors.extend(plain.iter().cloned().enumerate());
         }
+        Ok(plain)
+    }
+
+    fn run(&mut self, input: &[f64]) -> Result<Simulation, SimulateError> {
+        let plain = self.begin(input)?;
         for step in &self.program.steps {
             self.step(step, &plain)?;
         }
