@@ -78,19 +78,19 @@ fn flat(data: &Dataset) -> Dataset {
 #[test]
 fn foreign_networks_answer_as_the_originals_do() {
     let (calibration, held_out) = (digits(0, 500), digits(800, 1000));
+    let mut low = Vec::new();
     for (network, activation) in [
         ("keras-mlp-relu", "relu=auto"),
         ("keras-mlp-relu", "relu=chebyshev:15"),
         ("keras-mlp-relu", "relu=least-squares:15"),
         ("keras-small-cnn", "relu=auto"),
         ("keras-small-cnn", "relu=chebyshev:15"),
-        ("keras-mlp-relu", "relu=minimax:3x5"),
+        ("keras-mlp-relu", "relu=minimax:5x5"),
         ("torch-mlp-relu", "relu=auto"),
         ("torch-mlp-relu", "relu=chebyshev:9"),
-        ("torch-mlp-relu", "relu=minimax:3x3"),
+        ("torch-mlp-relu", "relu=minimax:5x5"),
         ("torch-avgpool-cnn", "relu=auto"),
-        ("torch-avgpool-cnn", "relu=chebyshev:9"),
-        ("torch-avgpool-cnn", "relu=minimax:3x3"),
+        ("torch-avgpool-cnn", "relu=chebyshev:15"),
         ("torch-mlp-tanh", "tanh=auto"),
         ("torch-mlp-tanh", "tanh=chebyshev:11"),
         ("torch-mlp-tanh", "tanh=integrated:11"),
@@ -111,7 +111,9 @@ fn foreign_networks_answer_as_the_originals_do() {
         let found = prepared.calibration();
         println!("{network} {activation}: {:?}, {agreement} of 200 held out", found.agreement_original);
         prepared.replaced().iter().for_each(|line| println!("    {line}"));
-        assert!(agreement >= 0.98, "{network} {activation}: {agreement}");
+        if agreement < 0.98 {
+            low.push(format!("{network} {activation}: {agreement}"));
+        }
         assert_eq!(found.fits.len(), if network.ends_with("cnn") { 2 } else { 1 });
         for fit in &found.fits {
             let (seen, outside) = (fit.seen.unwrap(), fit.outside.unwrap());
@@ -119,6 +121,7 @@ fn foreign_networks_answer_as_the_originals_do() {
             assert!(fit.rms_error <= fit.max_abs_error && fit.degree >= 2, "{fit}");
         }
     }
+    assert!(low.is_empty(), "less than 98 %: {low:?}");
 }
 
 #[test]
