@@ -199,7 +199,7 @@ pub(crate) struct HowFlags {
     /// Replace activations even where the cost is not known
     #[arg(long)]
     pub force: bool,
-    /// Most memory that keys and weights may take on the edge, as in 64MB or 2GB
+    /// Most memory that keys and weights may take on the edge, as in 64MB or 2GB [default: 20GB]
     #[arg(long, value_name = "BYTES", value_parser = memory)]
     pub memory_limit: Option<u64>,
     /// Evaluate layers without an activation between them one by one, as the paper did, instead of folding them into one
@@ -357,7 +357,7 @@ pub(crate) struct CnnFlags {
     /// Bits of security: 128, 192 or 256, several with commas
     #[arg(long, value_delimiter = ',', default_value = "128", value_parser = security)]
     pub security: Vec<SecurityLevel>,
-    /// Most memory that keys and weights may take on the edge, as in 64MB or 2GB
+    /// Most memory that keys and weights may take on the edge, as in 64MB or 2GB [default: 20GB]
     #[arg(long, value_name = "BYTES", value_parser = memory)]
     pub memory_limit: Option<u64>,
     /// Keep the report in benches/results of the source tree

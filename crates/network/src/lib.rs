@@ -77,11 +77,12 @@ impl Network {
         let Some(joined) = self.graph.producer(normal::JOINED).and_then(|at| self.graph.node(at)) else {
             return whole();
         };
-        let part = |flat: &String| {
+        let mut parts = Vec::with_capacity(joined.inputs.len());
+        for flat in &joined.inputs {
             let flattened = self.graph.producer(flat).and_then(|at| self.graph.node(at));
-            (flattened.map_or(flat.as_str(), |node| node.input(0)), self.graph.elements(flat))
-        };
-        joined.inputs.iter().map(part).collect()
+            parts.push((flattened.map_or(flat.as_str(), |node| node.input(0)), self.graph.elements(flat)));
+        }
+        parts
     }
 
     /// Float constants in all layers: weights, biases, batch norm statistics.

@@ -12,6 +12,8 @@ use subrosa_network::{
 
 /// Calibration samples that polynomials are chosen on.
 pub(crate) const FITTED_ON: usize = 512;
+/// Of fewer samples, `auto` makes polynomials from all.
+const FEW: usize = 64;
 /// Degrees that `auto` tries for all layers at once.
 const DEGREES: [usize; 7] = [2, 3, 5, 7, 9, 11, 15];
 /// Share of answers that `auto` wants to agree with the original network's.
@@ -156,45 +158,45 @@ fn open<'a>(split: &CircuitSplit, substitutions: &'a Substitutions) -> Result<Ve
     Ok(found)
 }
 
-/// The fits of the lowest degree with which the network answers as it did, else of the best: made from every other sample, tried on those
-/// between, and then made again from all.
+/// The fits of the lowest degree with which the network answers as it did, else the best. They are made from every other sample, if there
+/// are enough, and have to do on these and on those between: a few hundred samples say little about the last per cent.
 fn automatic(circuit: &Circuit, open: &[Open], samples: &Samples) -> Result<Vec<FittedActivation>, OwnerError> {
-    let mut best: Option<(Automatic, f64)> = None;
+    let mut best: Option<(Vec<FittedActivation>, f64)> = None;
     let mut refused = None;
-    let (made_from, tried_on) = samples.halves();
-    'degrees: for degree in DEGREES {
+    let halves = (samples.original.len() >= FEW).then(|| (samples.every_other(0), samples.every_other(1)));
+    for degree in DEGREES {
         for evenly in EVENLY {
-            let auto = Automatic { degree, evenly };
-            let agreement = match walk(circuit, open, Some(&made_from), Fits::Make(auto)) {
-                // Too few samples to keep any for trying.
-                Ok((_, agreement)) if tried_on.features.is_empty() => agreement,
-                Ok((made, _)) => walk(circuit, open, Some(&tried_on), Fits::Take(&made))?.1,
-                Err(error) => {
-                    refused = Some(error);
-                    continue;
-                }
+            let make = Fits::Make(Automatic { degree, evenly });
+            let tried = match &halves {
+                None => walk(circuit, open, Some(samples), make),
+                Some((these, between)) => walk(circuit, open, Some(these), make).and_then(|(made, agreement)| {
+                    let (made, others) = walk(circuit, open, Some(between), Fits::Take(&made))?;
+                    Ok((made, agreement.min(others)))
+                }),
             };
-            if best.as_ref().is_none_or(|(_, so_far)| agreement > *so_far) {
-                best = Some((auto, agreement));
-            }
-            if agreement >= WANTED_AGREEMENT {
-                break 'degrees;
+            match tried {
+                Ok((made, agreement)) => {
+                    if best.as_ref().is_none_or(|(_, so_far)| agreement > *so_far) {
+                        best = Some((made, agreement));
+                    }
+                    if agreement >= WANTED_AGREEMENT {
+                        return Ok(best.map(|(made, _)| made).unwrap_or_default());
+                    }
+                }
+                Err(error) => refused = Some(error),
             }
         }
     }
     let none = || OwnerError::Usage("no polynomial could be fitted".into());
-    let (auto, _) = best.ok_or_else(|| refused.unwrap_or_else(none))?;
-    Ok(walk(circuit, open, Some(samples), Fits::Make(auto))?.0)
+    best.map(|(made, _)| made).ok_or_else(|| refused.unwrap_or_else(none))
 }
 
 impl Samples {
-    /// Every other sample, and those between.
-    fn halves(&self) -> (Samples, Samples) {
-        let every_other = |first: usize| Samples {
+    fn every_other(&self, first: usize) -> Self {
+        Self {
             features: self.features.iter().skip(first).step_by(2).cloned().collect(),
             original: self.original.iter().skip(first).step_by(2).copied().collect(),
-        };
-        (every_other(0), every_other(1))
+        }
     }
 }
 
@@ -285,7 +287,7 @@ fn fit_one(
     if all().any(f64::is_nan) {
         return Err(refused(FitError::Sample(f64::NAN)));
     }
-    let values: Vec<f64> = all().step_by(count.div_ceil(VALUES).max(1)).collect();
+    let values = thinned(arriving, count.div_ceil(VALUES).max(1));
     let polynomial_on = |interval: Interval| match (*one.choice, method) {
         (FitChoice::Sign { degrees, .. }, _) => fit::composite_sign(one.function, degrees, interval),
         (_, Some(method)) => Fit::new(method, one.function, degree, interval)?.polynomial(),
@@ -333,6 +335,27 @@ fn fit_one(
         outside: (count > 0).then(|| outside as f64 / count as f64),
         polynomial,
     })
+}
+
+/// One of each `step` values that follow each other, a different one each time: always the same would be those of a few channels.
+fn thinned(arriving: &[Vec<f64>], step: usize) -> Vec<f64> {
+    let mut state = 0u64;
+    let mut next = || {
+        // A multiplier of Steele and Vigna's for linear congruential generators.
+        state = state.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(1);
+        (state >> 33) as usize % step
+    };
+    let mut taken = next();
+    let mut values = Vec::new();
+    for (number, &value) in arriving.iter().flatten().enumerate() {
+        if number % step == taken {
+            values.push(value);
+        }
+        if number % step == step - 1 {
+            taken = next();
+        }
+    }
+    values
 }
 
 /// Intervals that hold what was seen with a margin: one around 0, and one from the smallest value to the largest.

@@ -21,7 +21,7 @@ pub use decryption::{Decrypted, Prediction, Reveal};
 pub use deployment::Deployed;
 pub use error::OwnerError;
 pub use fitting::FittedActivation;
-pub use protection::{COST_MODEL_FILE, Prepared, ProtectReport, ProtectRequest, Settings, cost_model};
+pub use protection::{COST_MODEL_FILE, Prepared, ProtectReport, ProtectRequest, Settings, USUAL_MEMORY, cost_model};
 pub use simulation::Simulated;
 pub use verification::{Comparison, VerifyRequest};
 

@@ -85,7 +85,6 @@ fn foreign_networks_answer_as_the_originals_do() {
         ("keras-mlp-relu", "relu=least-squares:15"),
         ("keras-small-cnn", "relu=auto"),
         ("keras-small-cnn", "relu=chebyshev:15"),
-        ("keras-mlp-relu", "relu=minimax:5x5"),
         ("torch-mlp-relu", "relu=auto"),
         ("torch-mlp-relu", "relu=chebyshev:9"),
         ("torch-mlp-relu", "relu=minimax:5x5"),
