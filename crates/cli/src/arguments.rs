@@ -207,6 +207,7 @@ pub(crate) struct HowFlags {
     pub unfolded: bool,
 }
 
+/// How something is handed out.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum InputMode {
     Plain,
@@ -354,6 +355,9 @@ pub(crate) struct CnnFlags {
     /// Whether the edge encrypts what it hands in, both with a comma
     #[arg(long, value_enum, value_delimiter = ',', default_value = "encrypted")]
     pub input: Vec<InputMode>,
+    /// Whether the weights are encrypted, both with a comma; plain weights are measured with encrypted input only
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "encrypted")]
+    pub weights: Vec<InputMode>,
     /// Bits of security: 128, 192 or 256, several with commas
     #[arg(long, value_delimiter = ',', default_value = "128", value_parser = security)]
     pub security: Vec<SecurityLevel>,

@@ -6,6 +6,7 @@ use std::fmt;
 use subrosa_fhe::{Kernel, KeyShape, Parameters, wire};
 use subrosa_owner::Calibration;
 use subrosa_plan::{Alternative, Forecast, Memory, Plan, Ranges, StepError, StepWork, Work};
+use subrosa_program::bundle::packed_len;
 use subrosa_program::{LayerSteps, Step};
 use subrosa_terminal::{Failure, text};
 
@@ -30,7 +31,7 @@ pub(crate) struct PlanReport {
     calibration: Calibration,
 }
 
-/// Encrypted constants of one kind.
+/// Constants of one kind.
 #[derive(Serialize)]
 struct Group {
     name: String,
@@ -66,7 +67,7 @@ struct Layer {
     /// Highest and lowest level of what its steps work on.
     levels: (usize, usize),
     work: Work,
-    /// Bytes of its encrypted weights and biases in the bundle.
+    /// Bytes of its weights and biases in the bundle.
     bytes: u64,
     /// Precision of its results on a calibration sample, with simulated noise: log2 of their root mean square over that of their errors;
     /// not told for chains of dense layers.
@@ -109,7 +110,7 @@ impl PlanReport {
             count: g.count,
             level: g.level,
             scale_bits: g.scale.log2(),
-            bytes: (g.count * wire::seeded_len(&parameters, g.level)) as u64,
+            bytes: (g.count * packed_len(&parameters, g)) as u64,
         });
         let groups: Vec<Group> = groups.collect();
         let layers = layers(plan, &calibration, &groups)?;

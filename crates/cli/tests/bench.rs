@@ -136,6 +136,17 @@ fn whole_networks_are_reported_step_by_step_beside_what_was_predicted() {
     has_keys(find(all, "infer"), &["predicted_seconds"]);
     assert_eq!(find(all, "infer")["runs"], 2);
 
+    let plain = owner.json(&["bench", "cnn", "--network", "ai4i", "--weights", "plain", "--runs", "1"]);
+    assert_eq!(find(rows(&plain), "infer")["setting"], "ai4i-mlp, encrypted input, plain weights");
+    refused(
+        &owner,
+        &["bench", "cnn", "--network", "ai4i", "--weights", "plain", "--input", "plain"],
+        str![[r#"
+error: plain weights with plain input protect nothing: encrypt one of them
+
+"#]],
+    );
+
     // A network of one's own, on samples of one's own and on random ones.
     let (model, data) = (common::fixture("torch-mlp-tanh.onnx"), common::fixture("torch-mlp-tanh.input.npy"));
     let own = ["bench", "cnn", "--model", &model, "--input", "plain", "--runs", "1"];

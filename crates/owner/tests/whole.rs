@@ -60,6 +60,7 @@ fn scores_from_the_edge(name: &str, encrypted_input: bool) -> (Vec<Vec<f64>>, f6
         name,
         scope: Scope::All,
         encrypted_input,
+        plain_weights: false,
         substitutions: Default::default(),
         preprocess: None,
         calibrate: Some(&data),

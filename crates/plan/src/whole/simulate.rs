@@ -155,10 +155,8 @@ fn leaks<'a, I: Iterator<Item = &'a Complex64>>(
         })
     };
     let size = (slots as f64) * (slots as f64);
-    let own: Vec<f64> = rows
-        .iter()
-        .map(|entries| entries.iter().map(|(slot, w)| w * w * energy(*slot) / 2.0 / size).sum())
-        .collect();
+    let own: Vec<f64> =
+        rows.iter().map(|entries| entries.iter().map(|(slot, w)| w * w * energy(*slot) / 2.0 / size).sum()).collect();
     let mut all = vec![0.0; layout.outputs()];
     for (row, own) in own.iter().enumerate() {
         if let Some(sum) = all.get_mut(layout.position(row).0) {

@@ -20,6 +20,7 @@ use subrosa_terminal::{Failure, Terminal};
 struct Setting<'a> {
     subject: &'a Subject,
     input: InputMode,
+    weights: InputMode,
     security: SecurityLevel,
     threads: usize,
     costs: &'a CostModel,
@@ -40,7 +41,16 @@ pub(super) fn cnn(terminal: &mut Terminal, wanted: &CnnFlags) -> Result<(), Fail
     let conditions = Conditions::now(kernel, threads)?;
     let costs = &CostModel::measure(kernel).map_err(Failure::failed)?;
     let mut networks = Vec::new();
-    bars.begin("measuring whole networks", subjects.len() * wanted.input.len() * wanted.security.len());
+    let modes: Vec<(InputMode, InputMode)> = wanted
+        .weights
+        .iter()
+        .flat_map(|weights| wanted.input.iter().map(|input| (*weights, *input)))
+        .filter(|both| *both != (InputMode::Plain, InputMode::Plain))
+        .collect();
+    if modes.is_empty() {
+        return Err(Failure::usage("plain weights with plain input protect nothing: encrypt one of them"));
+    }
+    bars.begin("measuring whole networks", subjects.len() * modes.len() * wanted.security.len());
     for (model, network) in subjects {
         let directory = tempfile::tempdir().map_err(io("create a directory in", &std::env::temp_dir()))?;
         let subject = match (model, network) {
@@ -49,8 +59,8 @@ pub(super) fn cnn(terminal: &mut Terminal, wanted: &CnnFlags) -> Result<(), Fail
             (None, None) => continue,
         };
         for &security in &wanted.security {
-            for &input in &wanted.input {
-                let setting = Setting { subject: &subject, input, security, threads, costs };
+            for &(weights, input) in &modes {
+                let setting = Setting { subject: &subject, input, weights, security, threads, costs };
                 networks.push(setting.measure(&conditions)?);
                 bars.advance(1);
             }
@@ -69,7 +79,7 @@ impl Setting<'_> {
         let (security, subject) = (self.security.bits().to_string(), self.subject);
         let (file, calibration) = (text(&subject.file), text(&subject.calibration));
         let mut protect = vec![file.as_str(), "--scope", "all", "--calibrate", &calibration];
-        protect.extend(["--security", &security, "--input", self.input.name()]);
+        protect.extend(["--security", &security, "--input", self.input.name(), "--weights", self.weights.name()]);
         protect.extend(subject.flags.iter().map(String::as_str));
         let run = Steps { home: home.path(), threads: self.threads }.run(&protect, &subject.samples)?;
         let owner = Owner::open(home.path()).map_err(failure)?;
@@ -79,7 +89,8 @@ impl Setting<'_> {
     }
 
     fn name(&self) -> String {
-        format!("{}, {} input", self.subject.name, self.input.name())
+        let weights = if self.weights == InputMode::Plain { ", plain weights" } else { "" };
+        format!("{}, {} input{weights}", self.subject.name, self.input.name())
     }
 }
 

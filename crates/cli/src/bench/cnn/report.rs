@@ -2,6 +2,7 @@
 
 use super::networks::SEED;
 use super::{Answers, Setting};
+use crate::arguments::InputMode;
 use crate::bench::steps::{Run, number};
 use crate::bench::{Conditions, ratio, runs};
 use serde::Serialize;
@@ -29,6 +30,8 @@ struct Row {
     setting: String,
     network: String,
     input: &'static str,
+    /// Whether the weights are.
+    weights_encrypted: bool,
     security_bits: u32,
     threads: usize,
     kernel: String,
@@ -43,7 +46,7 @@ struct Row {
     predicted_memory_bytes: u64,
     log_n: u64,
     log_qp: f64,
-    /// Encrypted weights and biases, as numbers.
+    /// Weights and biases, as numbers.
     weights: u64,
     model_bytes: u64,
     key_bytes: u64,
@@ -77,6 +80,7 @@ impl Network {
                 setting: setting.name(),
                 network: setting.subject.name.clone(),
                 input: setting.input.name(),
+                weights_encrypted: setting.weights != InputMode::Plain,
                 security_bits: setting.security.bits(),
                 threads: conditions.threads,
                 kernel: conditions.kernel.clone(),
