@@ -179,10 +179,11 @@ impl Plan {
         if input.len() != self.program.input.features {
             return Err(SimulateError::OTHER_LENGTH);
         }
+        let input = self.program.input.normalised(input.iter().copied());
         if !self.stages.is_empty() {
-            return Ok(self.simulate_chain(input, seed));
+            return Ok(self.simulate_chain(&input, seed));
         }
-        simulate(&self.program, &self.circuit_constants(), input, seed)
+        simulate(&self.program, &self.circuit_constants(), &input, seed)
     }
 
     /// How exact what each step writes will be on one input, with noise of the forecast size from a seed; nothing for a chain of dense
@@ -197,7 +198,8 @@ impl Plan {
         if input.len() != self.program.input.features {
             return Err(SimulateError::OTHER_LENGTH);
         }
-        step_errors(&self.program, &self.circuit_constants(), input, seed)
+        let input = self.program.input.normalised(input.iter().copied());
+        step_errors(&self.program, &self.circuit_constants(), &input, seed)
     }
 
     fn circuit_constants(&self) -> Vec<&Constant> {
