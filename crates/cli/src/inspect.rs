@@ -1,10 +1,14 @@
 //! `inspect`: what a network is made of and what of it can be protected.
 
+use crate::arguments::{HomeFlags, InspectFlags};
 use crate::failure::{failure, io};
+use crate::protect::{Files, nowhere, texts, warn_of_replaced};
+use crate::samples::{self, OnBars};
 use serde::Serialize;
 use std::fmt;
-use std::path::Path;
 use subrosa_network::{ActivationKind, LayerActivation, LayerInfo, Network, Polynomial, Scope, Substitutions};
+use subrosa_owner::{Calibration, OwnerError, Simulated};
+use subrosa_plan::Forecast;
 use subrosa_terminal::{Failure, Terminal, text};
 
 #[derive(Serialize)]
@@ -45,7 +49,16 @@ struct ScopeInfo {
     why_not: Option<String>,
 }
 
-pub(crate) fn inspect(terminal: &mut Terminal, model: &Path) -> Result<(), Failure> {
+pub(crate) fn inspect(terminal: &mut Terminal, home: &HomeFlags, wanted: &InspectFlags) -> Result<(), Failure> {
+    let model = &wanted.model;
+    if wanted.simulate {
+        return simulate(terminal, home, wanted);
+    }
+    if wanted.how.calibrate.is_some() || !wanted.how.activations.is_empty() {
+        return Err(Failure::usage(
+            "--calibrate and --activation say how the network would be protected: add --simulate to see what that gives",
+        ));
+    }
     let onnx = std::fs::read(model).map_err(io("read", model))?;
     let network = Network::from_onnx(&onnx).map_err(|e| failure(e).at(model.display()))?;
     let mut scopes: Vec<ScopeInfo> =
@@ -60,6 +73,87 @@ pub(crate) fn inspect(terminal: &mut Terminal, model: &Path) -> Result<(), Failu
         scopes,
         whole,
     })
+}
+
+/// What the protected network will answer, before anything is encrypted.
+#[derive(Serialize)]
+struct SimulateReport {
+    scope: String,
+    input: &'static str,
+    security_bits: u32,
+    log_n: u32,
+    log_qp: f64,
+    #[serde(flatten)]
+    simulated: Simulated,
+    forecast: Forecast,
+    memory_bytes: u64,
+    calibration: Calibration,
+}
+
+fn simulate(terminal: &mut Terminal, home: &HomeFlags, wanted: &InspectFlags) -> Result<(), Failure> {
+    let how = &wanted.how;
+    let files = Files::read(&wanted.model, how, home)?;
+    let mut data = match &wanted.samples {
+        Some(path) => samples::read(path, None, Some(wanted.limit))?,
+        None => files.data().cloned().ok_or_else(|| Failure::usage("--simulate needs --calibrate FILE"))?,
+    };
+    data.truncate(wanted.limit);
+    let (_directory, owner) = nowhere()?;
+    let found = owner.simulate(&files.request("simulated", how), &data, &OnBars(terminal.bars()));
+    let (plan, calibration, simulated) = found.map_err(|e| match (&e, &wanted.samples) {
+        (OwnerError::Input(_), Some(file)) if files.data().is_some() => failure(e).at(file),
+        _ => files.blamed(e),
+    })?;
+    warn_of_replaced(terminal, &calibration, &texts(&calibration));
+    terminal.report(&SimulateReport {
+        scope: how.scope.to_string(),
+        input: how.input.name(),
+        security_bits: how.security.bits(),
+        log_n: plan.program.parameters.log_n,
+        log_qp: plan.log_qp,
+        simulated,
+        forecast: plan.forecast,
+        memory_bytes: plan.prediction.memory.bytes(),
+        calibration,
+    })
+}
+
+impl fmt::Display for SimulateReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let s = &self.simulated;
+        let accuracy = |a: Option<f64>| a.map_or_else(|| "unknown without labels".to_owned(), text::percent);
+        let error = format!(
+            "{:.2e} at most, {:.2e} in the root mean square, on outputs up to {:.3} (forecast: at most {:.2e})",
+            s.max_abs_error, s.rms_error, s.largest_output, s.forecast_max_abs_error
+        );
+        let plan = format!(
+            "scope {}, {} input, {} bits of security, ring degree 2^{}, log2(QP) {:.0}",
+            self.scope, self.input, self.security_bits, self.log_n, self.log_qp
+        );
+        let edge = format!(
+            "{} to prepare, {} to infer on one thread, {} of memory",
+            text::seconds(self.forecast.prepare_seconds),
+            text::seconds(self.forecast.infer_seconds),
+            text::bytes(self.memory_bytes)
+        );
+        let mut fields = vec![
+            ("samples", format!("{}, noise in {}", s.samples, s.noise_in)),
+            ("plan", plan),
+            ("simulated agrees with approximated", text::percent(s.agreement)),
+            ("simulated agrees with original", text::percent(s.agreement_original)),
+            ("accuracy, original", accuracy(s.accuracy_original)),
+            ("accuracy, approximated", accuracy(s.accuracy_approximated)),
+            ("accuracy, simulated", accuracy(s.accuracy_simulated)),
+            ("error of an output", error),
+            ("forecast", crate::plan::forecast(&self.forecast)),
+            ("predicted, each", edge),
+            ("time", text::seconds(s.seconds)),
+        ];
+        if s.out_of_range > 0.0 {
+            fields.push(("outputs out of range", text::percent(s.out_of_range)));
+        }
+        f.write_str(&text::fields(&fields))
+    }
 }
 
 impl ScopeInfo {

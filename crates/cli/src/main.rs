@@ -44,7 +44,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write) -> Re
     match command {
         // Handed over above.
         Command::Train { .. } => Ok(()),
-        Command::Inspect { model } => inspect::inspect(terminal, &model),
+        Command::Inspect(wanted) => inspect::inspect(terminal, &home, &wanted),
         Command::Protect(wanted) => protect::protect(terminal, &home, &wanted),
         Command::Models => registry::models(terminal, &home),
         Command::Show { id } => registry::show(terminal, &home, &id),

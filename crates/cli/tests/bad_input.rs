@@ -200,9 +200,10 @@ For more information, try '--help'.
 "#]],
     );
     refused(
-        &["demo", "--model", "cifar10"],
+        &["demo", "--model", "imagenet"],
         str![[r#"
-error: the demo with cifar10 is not there yet: use --model mnist
+error: invalid value 'imagenet' for '--model <MODEL>' [possible values: mnist, cifar10]
+For more information, try '--help'.
 
 "#]],
     );

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 use subrosa_edge_agent::{Options, Processor};
 use subrosa_fhe::wire;
-use subrosa_program::{Program, Step};
+use subrosa_program::{LayerSteps, Program, Step};
 use subrosa_terminal::machine::median;
 use subrosa_terminal::{Bars, Failure, text};
 
@@ -42,6 +42,17 @@ pub struct StepTime {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub constants: Option<String>,
     /// Median over the samples.
+    pub seconds: f64,
+}
+
+/// The steps of one layer and their time.
+#[derive(Debug, Clone, Serialize)]
+pub struct LayerTime {
+    /// Its name.
+    pub layer: String,
+    /// Its steps.
+    pub steps: usize,
+    /// Sum of their medians.
     pub seconds: f64,
 }
 
@@ -84,6 +95,9 @@ pub struct InferReport {
     /// The steps of the evaluation, with `--profile`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub profile: Vec<StepTime>,
+    /// The same summed up by layers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub profile_layers: Vec<LayerTime>,
 }
 
 /// Loads the bundle, runs every sample through the plain part and the blind evaluation, writes the results file.
@@ -133,6 +147,7 @@ pub fn infer(request: &InferRequest, bars: &Bars) -> Result<InferReport, Failure
 
     let (manifest, output) = (processor.manifest(), &processor.program().output);
     let (signer, trusted) = processor.signer();
+    let profile = profile(processor.program(), &mut step_times);
     Ok(InferReport {
         id: manifest.id.clone(),
         name: manifest.name.clone(),
@@ -150,29 +165,29 @@ pub fn infer(request: &InferRequest, bars: &Bars) -> Result<InferReport, Failure
         owner: signer.fingerprint(),
         trusted,
         device_key: request.signer.as_ref().map(SigningDevice::public_key),
-        profile: profile(processor.program(), &mut step_times),
+        profile_layers: by_layer(processor.program(), &profile),
+        profile,
     })
 }
 
 /// The medians, step by step.
 fn profile(program: &Program, times: &mut [Vec<f64>]) -> Vec<StepTime> {
-    let group = |step: &Step| match step {
-        Step::Linear { products, .. } => products.first().map(|p| p.weights),
-        Step::LinearPlain { weights, .. }
-        | Step::DiagonalsPlain { weights, .. }
-        | Step::DiagonalsCipher { weights, .. }
-        | Step::CoefficientDot { weights, .. }
-        | Step::CoefficientRows { weights, .. } => Some(*weights),
-        Step::AddConstant { group, .. } => Some(*group),
-        _ => None,
-    };
     let name = |group: usize| program.constants.get(group).map(|g| g.name.clone());
     let timed = |(step, times): (&Step, &mut Vec<f64>)| StepTime {
         step: step.name(),
-        constants: group(step).and_then(name),
+        constants: step.constants().and_then(name),
         seconds: median(times),
     };
     program.steps.iter().zip(times).map(timed).collect()
+}
+
+/// The sums, layer by layer.
+fn by_layer(program: &Program, profile: &[StepTime]) -> Vec<LayerTime> {
+    let time = |at: &usize| profile.get(*at).map_or(0.0, |s| s.seconds);
+    let layers = if profile.is_empty() { Vec::new() } else { program.layers() };
+    let layer =
+        |l: LayerSteps| LayerTime { steps: l.steps.len(), seconds: l.steps.iter().map(time).sum(), layer: l.name };
+    layers.into_iter().map(layer).collect()
 }
 
 impl fmt::Display for InferReport {
@@ -201,6 +216,10 @@ impl fmt::Display for InferReport {
         if self.profile.is_empty() {
             return Ok(());
         }
+        let head = ["layer", "steps", "time"].map(str::to_owned);
+        let row = |l: &LayerTime| [l.layer.clone(), l.steps.to_string(), text::seconds(l.seconds)];
+        let rows: Vec<_> = std::iter::once(head).chain(self.profile_layers.iter().map(row)).collect();
+        write!(f, "\n{}", text::table(&rows))?;
         let head = ["step".to_owned(), "constants".to_owned(), "time".to_owned()];
         let row = |s: &StepTime| [s.step.to_owned(), s.constants.clone().unwrap_or_default(), text::seconds(s.seconds)];
         let rows: Vec<_> = std::iter::once(head).chain(self.profile.iter().map(row)).collect();

@@ -14,6 +14,7 @@ mod normalise;
 mod protected;
 mod protection;
 pub mod release;
+mod simulation;
 mod verification;
 
 pub use calibration::Calibration;
@@ -21,7 +22,8 @@ pub use decryption::{Decrypted, Origin, Prediction, Refused, Reveal};
 pub use deployment::Deployed;
 pub use error::OwnerError;
 pub use fitting::FittedActivation;
-pub use protection::{COST_MODEL_FILE, Prepared, ProtectReport, ProtectRequest, Settings, cost_model};
+pub use protection::{COST_MODEL_FILE, Prepared, ProtectReport, ProtectRequest, Settings, USUAL_MEMORY, cost_model};
+pub use simulation::Simulated;
 pub use verification::{Comparison, VerifyRequest};
 
 use std::path::{Path, PathBuf};

@@ -24,6 +24,8 @@ pub(crate) const PROTECTED_FILE: &str = "protected.srp";
 pub(crate) const NETWORK_FILE: &str = "network.onnx";
 /// The measured cost model in the owner's home.
 pub const COST_MODEL_FILE: &str = "cost-model.json";
+/// Most bytes of keys and weights in the edge's memory unless more are permitted.
+pub const USUAL_MEMORY: u64 = 20_000_000_000;
 /// Ciphertexts that are encrypted before they are written together; bounds the memory of `protect`.
 const BATCH: usize = 64;
 
@@ -54,7 +56,7 @@ pub struct ProtectRequest<'a> {
     pub fold: bool,
     /// Names of the classes, one for each output; never leave the owner.
     pub classes: Option<Vec<String>>,
-    /// Most bytes of keys and weights that the edge may keep in memory.
+    /// Most bytes of keys and weights that the edge may keep in memory; `None` is [`USUAL_MEMORY`].
     pub memory_limit: Option<u64>,
     /// What the engine's work costs on the edge; `None` takes [`cost_model`] of the owner's home.
     pub costs: Option<&'a CostModel>,
@@ -324,7 +326,22 @@ impl Owner {
 }
 
 impl Owner {
-    fn make_plan(&self, request: &ProtectRequest, prepared: &Prepared) -> Result<Plan, OwnerError> {
+    /// The plan of least predicted time; one that takes more than [`USUAL_MEMORY`] is not taken unless it is permitted.
+    pub(crate) fn make_plan(&self, request: &ProtectRequest, prepared: &Prepared) -> Result<Plan, OwnerError> {
+        let plan = self.plan_within(request, prepared, request.memory_limit)?;
+        // Not before: a search within limits takes longer.
+        if request.memory_limit.is_none() && plan.prediction.memory.bytes() > USUAL_MEMORY {
+            return self.plan_within(request, prepared, Some(USUAL_MEMORY));
+        }
+        Ok(plan)
+    }
+
+    fn plan_within(
+        &self,
+        request: &ProtectRequest,
+        prepared: &Prepared,
+        memory_limit: Option<u64>,
+    ) -> Result<Plan, OwnerError> {
         let kernel = Kernel::active()?;
         let costs = request.costs.cloned().unwrap_or_else(|| cost_model(&self.home, kernel));
         let calibration = &prepared.calibration;
@@ -341,7 +358,7 @@ impl Owner {
                 plain_weights: request.plain_weights,
                 security: request.security,
                 max_error: prepared.max_error(calibration.wanted_error_of_circuit()),
-                memory_limit: request.memory_limit,
+                memory_limit,
                 costs: &costs,
                 kernel,
             })
@@ -357,7 +374,7 @@ impl Owner {
                     encrypted_input: request.encrypted_input,
                     security: request.security,
                     max_error: prepared.max_error(calibration.wanted_error()),
-                    memory_limit: request.memory_limit,
+                    memory_limit,
                     costs: &costs,
                     kernel,
                 });
