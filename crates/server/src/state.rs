@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use subrosa_owner::Owner;
 use subrosa_owner::release::{AuditEntry, ReleaseAgent, ReleasePolicy};
+use subrosa_owner::{Owner, OwnerError};
 use subrosa_registry::fleet::{AuditRow, Bundle, Fleet};
-use subrosa_registry::{OwnerIdentity, Registry, Vault};
+use subrosa_registry::{OwnerIdentity, Registry, Vault, VaultError};
 
 use crate::config::Limits;
 use crate::error::{Answer, ApiError};
@@ -101,7 +101,14 @@ impl App {
         if let Some(agent) = known {
             return Ok(agent);
         }
-        let agent = Arc::new(ReleaseAgent::load(&self.owner, model, &self.vault)?);
+        let mut loaded = ReleaseAgent::load(&self.owner, model, &self.vault);
+        if self.vault_in_store && matches!(loaded, Err(OwnerError::Vault(VaultError::NoSecret { .. }))) {
+            // Protected by another process after this one started.
+            let pull = crate::shared_vault::pull(self.owner.home(), &self.store);
+            tokio::runtime::Handle::current().block_on(pull).map_err(ApiError::later)?;
+            loaded = ReleaseAgent::load(&self.owner, model, &self.vault);
+        }
+        let agent = Arc::new(loaded?);
         let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
         // A few networks are in use at a time.
         if agents.len() >= 64 {

@@ -145,14 +145,16 @@ async fn replays_foreign_signatures_other_models_and_forged_ciphertexts_are_refu
     // Three violations: nothing of the device is examined any more. The bad ones above count two, so one more.
     let mut last = results[2].payload.clone();
     last.truncate(100);
-    edge.deliver(&[edge.sign(&deployment, 203, last)]).await;
+    let third = edge.sign(&deployment, 203, last);
+    edge.deliver(&[third]).await;
     owner.decided(5).await;
     edge.deliver(&results[2..]).await;
     let decided = owner.decided(6).await;
     let honest = decided.iter().find(|r| r["label"] == "digit 2").unwrap();
     assert_eq!(honest["code"], "suspended", "{honest}");
     owner.post(&format!("/devices/{}/readmit", edge.enrolled.device), Value::Null).await;
-    edge.deliver(&[edge.sign(&deployment, 204, payload)]).await;
+    let fourth = edge.sign(&deployment, 204, payload);
+    edge.deliver(&[fourth]).await;
     let decided = owner.decided(7).await;
     assert_eq!(decided.iter().find(|r| r["label"] == "digit 204").unwrap()["state"], "released");
     backend.stop().await;
