@@ -1,6 +1,7 @@
 //! Bodies that clients send, within bounds of size, time and memory.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -11,6 +12,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::error::{Answer, ApiError};
 use crate::state::App;
 
+/// What is read of a body that is refused.
+const LINGER_BYTES: usize = 4 << 20;
+const LINGER: Duration = Duration::from_secs(2);
+
 /// A body in memory, and the right to have it there.
 pub(crate) struct Held {
     pub bytes: Vec<u8>,
@@ -18,7 +23,7 @@ pub(crate) struct Held {
 }
 
 /// Refuses at once what says that it is too long.
-fn announced(headers: &HeaderMap, limit: u64) -> Answer<Option<u64>> {
+pub(crate) fn announced(headers: &HeaderMap, limit: u64) -> Answer<Option<u64>> {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > limit) { Err(ApiError::too_large(limit)) } else { Ok(length) }
 }
@@ -36,7 +41,9 @@ pub(crate) async fn piece(
 
 /// Takes a body into memory, once there is room for it.
 pub(crate) async fn held(app: &Arc<App>, headers: &HeaderMap, body: Body, limit: u64) -> Answer<Held> {
-    let room = announced(headers, limit)?.unwrap_or(limit);
+    let mut pieces = body.into_data_stream();
+    let Ok(length) = announced(headers, limit) else { return Err(too_large(pieces, limit).await) };
+    let room = length.unwrap_or(limit);
     let kilobytes = u32::try_from(room.div_ceil(1024)).unwrap_or(u32::MAX).max(1);
     let wait = Arc::clone(&app.memory).acquire_many_owned(kilobytes);
     let memory = tokio::time::timeout(app.limits.body_timeout, wait)
@@ -44,14 +51,30 @@ pub(crate) async fn held(app: &Arc<App>, headers: &HeaderMap, body: Body, limit:
         .map_err(|_| ApiError::later("no memory for the body of a request"))?
         .map_err(ApiError::inside)?;
     let mut bytes = Vec::with_capacity(usize::try_from(room.min(1 << 20)).unwrap_or(0));
-    let mut pieces = body.into_data_stream();
     while let Some(piece) = piece(app, &mut pieces).await? {
         if (bytes.len() + piece.len()) as u64 > room {
-            return Err(ApiError::too_large(limit));
+            return Err(too_large(pieces, limit).await);
         }
         bytes.extend_from_slice(&piece);
     }
     Ok(Held { bytes, _memory: memory })
+}
+
+/// The refusal of a body that is too long. Some of it is read first: a client that is still sending would not see the answer.
+pub(crate) async fn too_large(body: impl StreamExt<Item = Result<Bytes, axum::Error>> + Unpin, limit: u64) -> ApiError {
+    let mut body = body;
+    let drain = async {
+        let mut left = LINGER_BYTES;
+        while let Some(Ok(piece)) = body.next().await {
+            left = left.saturating_sub(piece.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whether it came to its end makes no difference.
+    let _ = tokio::time::timeout(LINGER, drain).await;
+    ApiError::too_large(limit)
 }
 
 /// A JSON body.
@@ -59,9 +82,4 @@ pub(crate) async fn json<T: DeserializeOwned>(app: &Arc<App>, headers: &HeaderMa
     let held = held(app, headers, body, app.limits.json_bytes).await?;
     serde_json::from_slice(&held.bytes)
         .map_err(|e| ApiError::bad(format!("the body is not the JSON that is wanted: {e}")))
-}
-
-/// Refuses an upload at once that says that it is too long.
-pub(crate) fn upload_fits(app: &App, headers: &HeaderMap) -> Answer<()> {
-    announced(headers, app.limits.upload_bytes).map(|_| ())
 }

@@ -43,16 +43,19 @@ pub(super) async fn upload(
     if named.name.starts_with('.') {
         return Err(ApiError::bad("name: it begins with a letter or digit"));
     }
-    body::upload_fits(&app, &headers)?;
+    let limit = app.limits.upload_bytes;
+    let mut pieces = body.into_data_stream();
+    if body::announced(&headers, limit).is_err() {
+        return Err(body::too_large(pieces, limit).await);
+    }
     let file = tempfile::NamedTempFile::new_in(app.owner.home()).map_err(ApiError::inside)?;
     let mut out = tokio::fs::File::from_std(file.reopen().map_err(ApiError::inside)?);
     let mut hash = Sha256::new();
     let mut bytes = 0;
-    let mut pieces = body.into_data_stream();
     while let Some(piece) = body::piece(&app, &mut pieces).await? {
         bytes += piece.len() as u64;
-        if bytes > app.limits.upload_bytes {
-            return Err(ApiError::too_large(app.limits.upload_bytes));
+        if bytes > limit {
+            return Err(body::too_large(pieces, limit).await);
         }
         hash.update(&piece);
         out.write_all(&piece).await.map_err(ApiError::later)?;
