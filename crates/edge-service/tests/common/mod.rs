@@ -1,0 +1,12 @@
+//! A stub of the backend over real TLS, an owner with bundles, and agents as processes. Included by the tests of `subrosa-edge` too, which have
+//! the program.
+#![allow(dead_code)] // each test file uses its part
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)] // helpers of tests
+
+mod agent;
+mod owner;
+mod stub;
+
+pub use agent::{Agent, wait_for};
+pub use owner::{FEATURES, TestOwner, npy, samples};
+pub use stub::{Arrived, Faults, Stub};
