@@ -262,6 +262,8 @@ pub struct Camera {
     pub path: Option<PathBuf>,
     /// Address that answers with one frame.
     pub url: Option<String>,
+    /// PEM file of its certificate or authority, if the address is https.
+    pub ca: Option<PathBuf>,
     /// Frames a second.
     pub rate: f64,
     /// Begin again after the last file.
@@ -297,6 +299,9 @@ pub struct Mqtt {
     pub user: Option<String>,
     /// File with the password.
     pub password_file: Option<PathBuf>,
+    /// Permits `mqtt://` beyond loopback: samples then cross the network in plaintext.
+    #[serde(default)]
+    pub plaintext: bool,
     /// Bytes of one message at most.
     #[serde(default = "Mqtt::max_message_bytes")]
     pub max_message_bytes: usize,
@@ -320,6 +325,9 @@ pub struct Nats {
     pub token_file: Option<PathBuf>,
     /// Credentials file of NATS (`nsc`).
     pub credentials: Option<PathBuf>,
+    /// Permits `nats://` beyond loopback: samples then cross the network in plaintext.
+    #[serde(default)]
+    pub plaintext: bool,
 }
 
 /// Samples are published for workers instead of evaluated here.
@@ -400,7 +408,10 @@ impl Config {
             paths.extend(&mut directory.move_to);
         }
         paths.extend(sources.http.iter_mut().filter_map(|h| h.token_file.as_mut()));
-        paths.extend(sources.camera.iter_mut().filter_map(|c| c.path.as_mut()));
+        for camera in &mut sources.camera {
+            paths.extend(&mut camera.path);
+            paths.extend(&mut camera.ca);
+        }
         for mqtt in &mut sources.mqtt {
             paths.extend(&mut mqtt.ca);
             paths.extend(&mut mqtt.password_file);
@@ -511,10 +522,20 @@ impl Config {
         if !sources.nats.is_empty() && self.nats.is_none() {
             return Err("source.nats: it needs the table [nats] with the server's url".into());
         }
+        for nats in self.nats.iter() {
+            nats.check().map_err(|what| format!("nats.{what}"))?;
+        }
         for mqtt in &sources.mqtt {
             let url = reqwest::Url::parse(&mqtt.url).map_err(|e| format!("source.mqtt.url: {e}"))?;
             if !["mqtt", "mqtts"].contains(&url.scheme()) || url.host_str().is_none() {
                 return Err("source.mqtt.url: write mqtt://HOST:PORT or mqtts://HOST:PORT".into());
+            }
+            let local = url.host_str().is_some_and(is_loopback);
+            if url.scheme() == "mqtt" && !local && !mqtt.plaintext {
+                return Err(format!("source.mqtt.url: {PLAINTEXT}").replace("TLS", "mqtts"));
+            }
+            if url.scheme() == "mqtts" && mqtt.ca.is_none() {
+                return Err("source.mqtt.ca: mqtts needs the broker's certificate or authority".into());
             }
             if mqtt.user.is_some() != mqtt.password_file.is_some() {
                 return Err("source.mqtt: user and password_file belong together".into());
@@ -535,12 +556,9 @@ impl Config {
 /// `https`, or `http` on loopback, and no path.
 fn check_url(url: &str) -> Result<(), String> {
     let url = reqwest::Url::parse(url).map_err(|e| format!("{e}; write https://HOST:PORT"))?;
-    let host = url.host_str().unwrap_or_default();
-    let loopback = host == "localhost"
-        || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
     match url.scheme() {
         "https" => {}
-        "http" if loopback => {}
+        "http" if url.host_str().is_some_and(is_loopback) => {}
         "http" => return Err("http is only for loopback; write https://HOST:PORT".into()),
         other => return Err(format!("{other} is not understood; write https://HOST:PORT")),
     }
@@ -548,6 +566,29 @@ fn check_url(url: &str) -> Result<(), String> {
         return Err("it must be https://HOST:PORT and nothing behind".into());
     }
     Ok(())
+}
+
+/// What is said of a broker beyond loopback without TLS.
+const PLAINTEXT: &str = "samples would cross the network in plaintext: use TLS, or permit it with plaintext = true";
+
+impl Nats {
+    fn check(&self) -> Result<(), String> {
+        for server in self.servers().map_err(|what| format!("url: {what}"))? {
+            let encrypted = server.tls_required() || self.ca.is_some();
+            if !encrypted && !is_loopback(server.host()) && !self.plaintext {
+                return Err(format!("url: {PLAINTEXT}"));
+            }
+            if encrypted && self.ca.is_none() {
+                return Err("ca: TLS needs the server's certificate or authority".into());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn loopback(key: &str, address: SocketAddr) -> Result<(), String> {

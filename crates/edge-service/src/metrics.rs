@@ -87,7 +87,7 @@ pub(crate) struct Metrics {
 #[derive(Debug, Default)]
 struct Inner {
     acquired: BTreeMap<String, u64>,
-    troubles: BTreeMap<Part, String>,
+    troubles: BTreeMap<(Part, String), String>,
     deployment: Option<Deployment>,
     buckets: [u64; BUCKETS.len()],
     infer_sum: f64,
@@ -132,15 +132,27 @@ impl Metrics {
 
     /// A part is in trouble; logged when the text is new.
     pub fn trouble(&self, part: Part, text: String) {
-        if self.lock().troubles.insert(part, text.clone()).as_deref() != Some(text.as_str()) {
-            tracing::warn!(part = part.name(), "{text}");
+        self.trouble_of(part, "", text);
+    }
+
+    /// The same of one of several of a kind.
+    pub fn trouble_of(&self, part: Part, which: &str, text: String) {
+        let before = self.lock().troubles.insert((part, which.to_owned()), text.clone());
+        if before.as_deref() != Some(text.as_str()) {
+            tracing::warn!(part = part.name(), which, "{text}");
         }
     }
 
     /// A part works again.
     pub fn well(&self, part: Part) {
-        if self.lock().troubles.remove(&part).is_some() {
-            tracing::info!(part = part.name(), "works again");
+        self.well_of(part, "");
+    }
+
+    /// One of several of a kind works again.
+    pub fn well_of(&self, part: Part, which: &str) {
+        let mut inner = self.lock();
+        if !inner.troubles.is_empty() && inner.troubles.remove(&(part, which.to_owned())).is_some() {
+            tracing::info!(part = part.name(), which, "works again");
         }
     }
 
@@ -153,8 +165,11 @@ impl Metrics {
     pub fn status(&self) -> Status {
         let inner = self.lock();
         let deployment = inner.deployment.as_ref();
-        let troubles: Vec<String> =
-            inner.troubles.iter().map(|(part, text)| format!("{}: {text}", part.name())).collect();
+        let named = |((part, which), text): (&(Part, String), &String)| match which.as_str() {
+            "" => format!("{}: {text}", part.name()),
+            which => format!("{} ({which}): {text}", part.name()),
+        };
+        let troubles: Vec<String> = inner.troubles.iter().map(named).collect();
         Status {
             agent: env!("CARGO_PKG_VERSION").into(),
             model: deployment.map(|d| d.model.clone()),
@@ -214,7 +229,12 @@ impl Metrics {
         }
         head(&mut out, "trouble", "gauge", "1 while a part of the agent is in trouble.");
         for part in Part::ALL {
-            line(&mut out, "trouble", &[("part", part.name())], u64::from(inner.troubles.contains_key(&part)));
+            line(
+                &mut out,
+                "trouble",
+                &[("part", part.name())],
+                u64::from(inner.troubles.keys().any(|(of, _)| *of == part)),
+            );
         }
         head(&mut out, "deployment_info", "gauge", "What runs.");
         if let Some(d) = &inner.deployment {

@@ -108,7 +108,7 @@ impl Dispatcher {
 }
 
 fn finish(sample: Sample, outcome: Outcome, permit: Option<OwnedSemaphorePermit>) -> Finish {
-    Finish { about: sample.about, outcome, done: sample.done, settled: sample.settled, permit }
+    Finish { about: sample.about, outcome, done: sample.done, settled: sample.settled, _permit: permit }
 }
 
 fn evaluate(

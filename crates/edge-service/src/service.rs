@@ -7,8 +7,10 @@ use crate::delivery::Delivery;
 use crate::error::ServiceError;
 use crate::metrics::Metrics;
 use crate::monitor;
+use crate::nats;
 use crate::processing::{Dispatcher, Gate};
-use crate::sources::{DirectorySource, HttpSource, Intake, StdinSource};
+use crate::share::{Publisher, WorkerSource};
+use crate::sources::{CameraSource, DirectorySource, HttpSource, Intake, MqttSource, NatsSource, StdinSource};
 use crate::state::{Membership, State};
 use crate::store::{Device, Store};
 use crate::update::Updater;
@@ -71,39 +73,45 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<Ended, Serv
     let intake =
         Intake { samples, store: store.clone(), gate: gate.clone(), metrics: Arc::clone(&metrics), stop: stop.clone() };
     let mut parts = JoinSet::new();
-    let (updater, slot) =
-        Updater::start(config, Arc::clone(&state), backend.clone(), Arc::clone(&metrics), stop.clone()).await?;
-    parts.spawn(async move {
-        updater.run().await;
-        Ok(())
-    });
-    let dispatcher = Dispatcher {
-        samples: receiver,
-        slot,
-        store: store.clone(),
-        gate,
-        metrics: Arc::clone(&metrics),
-        stop: stop.clone(),
+    let client = match &config.nats {
+        Some(settings) => Some(nats::connect(settings, &device).await?),
+        None => None,
     };
-    parts.spawn(async move {
-        dispatcher.run().await;
-        Ok(())
-    });
+    if let (Some(settings), Some(client)) = (&config.acquirer, &client) {
+        let publisher = Publisher {
+            samples: receiver,
+            client: client.clone(),
+            settings: settings.clone(),
+            queue: config.queue,
+            device: device.clone(),
+            store: store.clone(),
+            metrics: Arc::clone(&metrics),
+            stop: stop.clone(),
+        };
+        parts.spawn(nothing(publisher.run()));
+    } else {
+        let (updater, slot) =
+            Updater::start(config, Arc::clone(&state), backend.clone(), Arc::clone(&metrics), stop.clone()).await?;
+        parts.spawn(nothing(updater.run()));
+        let dispatcher = Dispatcher {
+            samples: receiver,
+            slot,
+            store: store.clone(),
+            gate,
+            metrics: Arc::clone(&metrics),
+            stop: stop.clone(),
+        };
+        parts.spawn(nothing(dispatcher.run()));
+    }
     let delivery = Delivery::new(config, backend.clone(), store.clone(), Arc::clone(&metrics), stop.clone());
-    parts.spawn(async move {
-        delivery.run().await;
-        Ok(())
-    });
+    parts.spawn(nothing(delivery.run()));
     let every = config.backend.status_seconds.0;
     let report = monitor::report(backend, Arc::clone(&metrics), every, stop.clone());
-    parts.spawn(async move {
-        report.await;
-        Ok(())
-    });
+    parts.spawn(nothing(report));
     if let Some(listener) = listeners.metrics {
         parts.spawn(monitor::serve(listener, Arc::clone(&metrics), config.queue.policy.name(), stop.clone()));
     }
-    start_sources(config, &intake, listeners.http.zip(http_token), &mut parts);
+    start_sources(config, &intake, listeners.http.zip(http_token), client.as_ref().zip(Some(&device)), &mut parts)?;
     drop(intake);
     tracing::info!(device, name = config.name, "the agent runs");
 
@@ -163,14 +171,12 @@ fn start_sources(
     config: &Config,
     intake: &Intake,
     http: Option<(TcpListener, zeroize::Zeroizing<String>)>,
+    nats: Option<(&async_nats::Client, &String)>,
     parts: &mut JoinSet<Result<(), ServiceError>>,
-) {
+) -> Result<(), ServiceError> {
     for directory in &config.source.directory {
         let source = DirectorySource::new(intake.clone(), directory.clone());
-        parts.spawn(async move {
-            source.run().await;
-            Ok(())
-        });
+        parts.spawn(nothing(source.run()));
     }
     if let (Some(settings), Some((listener, token))) = (&config.source.http, http) {
         parts.spawn(HttpSource::new(intake.clone(), settings.clone(), token).run(listener));
@@ -185,6 +191,28 @@ fn start_sources(
             Ok(())
         });
     }
+    for settings in &config.source.camera {
+        parts.spawn(nothing(CameraSource::new(intake.clone(), settings.clone())?.run()));
+    }
+    for settings in &config.source.mqtt {
+        parts.spawn(nothing(MqttSource::new(intake.clone(), settings.clone())?.run()));
+    }
+    if let Some((client, device)) = nats {
+        for settings in &config.source.nats {
+            let source = NatsSource::new(intake.clone(), settings.clone(), client.clone(), device);
+            parts.spawn(nothing(source.run()));
+        }
+        if let Some(settings) = &config.worker {
+            parts.spawn(nothing(WorkerSource::new(intake.clone(), settings.clone(), client.clone()).run()));
+        }
+    }
+    Ok(())
+}
+
+/// A part that does not fail.
+async fn nothing(part: impl Future<Output = ()>) -> Result<(), ServiceError> {
+    part.await;
+    Ok(())
 }
 
 /// The device's membership: as kept, else by enrolling with the one-time token. `None` if the agent is to end meanwhile.

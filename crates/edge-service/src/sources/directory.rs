@@ -57,7 +57,7 @@ impl DirectorySource {
         loop {
             let mut waiting = match self.list() {
                 Ok(found) => {
-                    self.intake.metrics.well(Part::Source);
+                    self.intake.metrics.well_of(Part::Source, &self.source);
                     if self.forget(&mut known, &found).await.is_none() {
                         return;
                     }
@@ -66,7 +66,11 @@ impl DirectorySource {
                 }
                 Err(error) => {
                     let path = self.settings.path.display();
-                    self.intake.metrics.trouble(Part::Source, format!("{path}: cannot be read: {error}"));
+                    self.intake.metrics.trouble_of(
+                        Part::Source,
+                        &self.source,
+                        format!("{path}: cannot be read: {error}"),
+                    );
                     Vec::new()
                 }
             }

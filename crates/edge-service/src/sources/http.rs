@@ -4,7 +4,7 @@ use super::Intake;
 use crate::config::{Http, Policy};
 use crate::error::ServiceError;
 use crate::metrics::Shed;
-use crate::sample::{About, Fate};
+use crate::sample::Fate;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
@@ -101,25 +101,13 @@ async fn take(State(source): State<Arc<HttpSource>>, headers: HeaderMap, body: B
         return busy("The queue is full: the backend has been away for too long. Try again later.");
     }
     let label = headers.get("x-label").and_then(|v| v.to_str().ok()).unwrap_or(&key).to_owned();
-    match tokio::time::timeout(source.settings.wait_seconds.0, source.submit(&data, &key, &label)).await {
-        Ok(Some(answers)) => answer(answers),
+    let submitted = source.intake.submit_all(&source.source, &key, &label, &data);
+    match tokio::time::timeout(source.settings.wait_seconds.0, submitted).await {
+        Ok(Some(fates)) => answer(fates.into_iter().map(|(id, fate)| Answer::new(id, fate)).collect()),
         Ok(None) => busy("The agent ends."),
         Err(_) => {
             busy("No result within source.http.wait_seconds; what is not queued yet is not taken. Try again later.")
         }
-    }
-}
-
-impl HttpSource {
-    /// All samples of a request at once.
-    async fn submit(&self, data: &Dataset, key: &str, label: &str) -> Option<Vec<Answer>> {
-        let parts = (0..data.count).filter_map(|i| {
-            let label = if data.count == 1 { label.to_owned() } else { format!("{label} #{i}") };
-            let about = About::new(&self.source, &format!("{key} {i}"), &label);
-            let (id, sample) = (about.id, data.sample(i)?);
-            Some(async move { Some(Answer::new(id, self.intake.submit(about, sample).await?)) })
-        });
-        futures_util::future::join_all(parts).await.into_iter().collect()
     }
 }
 

@@ -1,11 +1,18 @@
 //! Data Stream Acquisition as a service: where samples come from.
 
+mod camera;
 mod directory;
 mod http;
+mod message;
+mod mqtt;
+mod nats;
 mod stdin;
 
+pub(crate) use camera::CameraSource;
 pub(crate) use directory::DirectorySource;
 pub(crate) use http::HttpSource;
+pub(crate) use mqtt::MqttSource;
+pub(crate) use nats::NatsSource;
 pub(crate) use stdin::StdinSource;
 
 use crate::metrics::Metrics;
@@ -13,6 +20,7 @@ use crate::processing::Gate;
 use crate::sample::{About, Fate, Sample};
 use crate::store::Store;
 use std::sync::Arc;
+use subrosa_fleet::SampleId;
 use subrosa_input::Dataset;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -46,6 +54,23 @@ impl Intake {
             return Some(Fate::Repeated(seen.result));
         }
         self.hand_in(about, data).await?.await.ok()
+    }
+
+    /// All samples of one message or request, at once.
+    pub async fn submit_all(
+        &self,
+        source: &Arc<str>,
+        position: &str,
+        label: &str,
+        data: &Dataset,
+    ) -> Option<Vec<(SampleId, Fate)>> {
+        let parts = (0..data.count).filter_map(|i| {
+            let label = if data.count == 1 { label.to_owned() } else { format!("{label} #{i}") };
+            let about = About::new(source, &format!("{position} {i}"), &label);
+            let (id, sample) = (about.id, data.sample(i)?);
+            Some(async move { Some((id, self.submit(about, sample).await?)) })
+        });
+        futures_util::future::join_all(parts).await.into_iter().collect()
     }
 
     /// Waits until all results are delivered, or the agent ends.

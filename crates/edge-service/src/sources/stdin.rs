@@ -66,7 +66,11 @@ impl StdinSource {
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(error) => {
-                    self.intake.metrics.trouble(Part::Source, format!("standard input cannot be read: {error}"));
+                    self.intake.metrics.trouble_of(
+                        Part::Source,
+                        "stdin",
+                        format!("standard input cannot be read: {error}"),
+                    );
                     break;
                 }
             }

@@ -55,7 +55,7 @@ pub(crate) struct Finish {
     pub done: oneshot::Sender<Fate>,
     pub settled: Option<oneshot::Sender<()>>,
     /// Given back when the sample is durable.
-    pub permit: Option<OwnedSemaphorePermit>,
+    pub _permit: Option<OwnedSemaphorePermit>,
 }
 
 enum Command {

@@ -4,9 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)] // helpers of tests
 
 mod agent;
+mod http;
 mod owner;
 mod stub;
 
 pub use agent::{Agent, wait_for};
-pub use owner::{FEATURES, TestOwner, npy, samples};
-pub use stub::{Arrived, Faults, Stub};
+pub use http::request;
+pub use owner::{TestOwner, fixture, npy, png, samples};
+pub use stub::{Faults, Stub};

@@ -7,7 +7,12 @@ use subrosa_registry::{OwnerIdentity, Passphrase, Vault};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/fixtures");
 /// Features of the network.
-pub const FEATURES: usize = 30;
+const FEATURES: usize = 30;
+
+/// A file of models/fixtures.
+pub fn fixture(name: &str) -> String {
+    format!("{FIXTURES}/{name}")
+}
 
 /// A home with a protected network.
 pub struct TestOwner {
@@ -79,4 +84,9 @@ pub fn npy(path: &Path, rows: &[Vec<f32>]) {
     let part = path.with_extension("part");
     std::fs::write(&part, data.to_npy().unwrap()).unwrap();
     std::fs::rename(part, path).unwrap();
+}
+
+/// A grey image of 8 x 8.
+pub fn png(path: &Path, value: u8) {
+    image::GrayImage::from_pixel(8, 8, image::Luma([value])).save(path).unwrap();
 }
