@@ -344,7 +344,7 @@ fn foreign_and_tampered_bundles_are_refused_and_the_old_one_keeps_running() {
     let tampered = fleet.path("tampered.srb");
     std::fs::write(&tampered, bytes).unwrap();
     fleet.stub.deploy(4, &model.0, model.1, &tampered);
-    told("is refused: ");
+    told("the bundle of test@2 is refused: state/bundles");
 
     // Tampered with on its way: its digest is not that of the deployment.
     fleet.stub.world().faults.tamper = true;

@@ -428,9 +428,9 @@ impl Config {
 
     /// What the types do not say.
     fn check(&self) -> Result<(), String> {
-        let name = self.name.trim();
-        if name.is_empty() || name != self.name || name.len() > 100 || name.chars().any(char::is_control) {
-            return Err("name: give the device a name of 1 to 100 bytes without control characters".into());
+        let plain = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+        if !(1..=64).contains(&self.name.len()) || !self.name.chars().all(plain) {
+            return Err("name: give the device a name of 1 to 64 letters, digits, '.', '_' and '-'".into());
         }
         check_url(&self.backend.url).map_err(|e| format!("backend.url: {e}"))?;
         if self.backend.token_file.is_some() && self.backend.token_env.is_some() {
