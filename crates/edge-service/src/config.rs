@@ -281,6 +281,9 @@ pub struct NatsSource {
     pub stream: Option<String>,
     /// Name of the durable consumer; derived from the device's name if not given.
     pub consumer: Option<String>,
+    /// A message that was not acknowledged for so long comes again.
+    #[serde(default = "Worker::ack_wait")]
+    pub ack_wait_seconds: Seconds,
 }
 
 /// An MQTT topic.

@@ -3,7 +3,7 @@
 use crate::backend::tls;
 use crate::config::Nats;
 use crate::error::ServiceError;
-use async_nats::jetstream::{self, Context};
+use async_nats::jetstream::{self, AckKind, Context, Message};
 use async_nats::{Client, ConnectOptions, ServerAddr};
 use std::time::Duration;
 
@@ -41,6 +41,15 @@ pub(crate) async fn connect(settings: &Nats, name: &str) -> Result<Client, Servi
 /// Its streams.
 pub(crate) fn jetstream(client: &Client) -> Context {
     jetstream::new(client.clone())
+}
+
+/// Tells JetStream again and again that a message is in work.
+pub(crate) async fn keep(message: &Message, ack_wait: Duration) {
+    loop {
+        tokio::time::sleep(ack_wait / 3).await;
+        // One that is lost is made up for by the next.
+        let _ = message.ack_with(AckKind::Progress).await;
+    }
 }
 
 impl Nats {

@@ -4,7 +4,7 @@ use super::about;
 use crate::backoff::{Backoff, sleep};
 use crate::config::Worker;
 use crate::metrics::Part;
-use crate::nats::jetstream;
+use crate::nats::{jetstream, keep};
 use crate::sample::{Fate, Sample};
 use crate::sources::Intake;
 use async_nats::Client;
@@ -74,7 +74,7 @@ impl WorkerSource {
                 all
             });
             let count = all.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-            let mut batch = consumer.fetch().max_messages(count).expires(PATIENCE).messages().await?;
+            let mut batch = consumer.batch().max_messages(count).expires(PATIENCE).messages().await?;
             while let Some(message) = batch.next().await {
                 let message = message?;
                 let Some(place) = all.as_mut().and_then(|all| all.split(1)) else { break };
@@ -101,21 +101,13 @@ impl WorkerSource {
     async fn work(self, message: Message, _place: OwnedSemaphorePermit) {
         let kind = tokio::select! {
             () = self.intake.stop.cancelled() => return,
-            () = self.keep(&message) => return,
+            () = keep(&message, self.settings.ack_wait_seconds.0) => return,
             kind = self.evaluate(&message) => kind,
         };
         if let Some(kind) = kind
             && let Err(error) = message.ack_with(kind).await
         {
             tracing::debug!("{}: acknowledgement: {error}", self.source);
-        }
-    }
-
-    /// Tells JetStream again and again that the sample is in work.
-    async fn keep(&self, message: &Message) {
-        loop {
-            tokio::time::sleep(self.settings.ack_wait_seconds.0 / 3).await;
-            let _ = message.ack_with(AckKind::Progress).await;
         }
     }
 

@@ -5,7 +5,7 @@ use super::{Intake, message};
 use crate::backoff::{Backoff, sleep};
 use crate::config::NatsSource as Settings;
 use crate::metrics::Part;
-use crate::nats::jetstream;
+use crate::nats::{jetstream, keep};
 use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::{Client, HeaderMap};
@@ -60,9 +60,11 @@ impl NatsSource {
 
     async fn consume(&self, stream: &str, backoff: &mut Backoff) -> Result<(), async_nats::Error> {
         let stream = jetstream(&self.client).get_stream(stream).await?;
+        let ack_wait = self.settings.ack_wait_seconds.0;
         let config = pull::Config {
             durable_name: Some(self.consumer.clone()),
             ack_policy: AckPolicy::Explicit,
+            ack_wait,
             filter_subject: self.settings.subject.clone(),
             max_ack_pending: MESSAGES as i64,
             ..Default::default()
@@ -79,7 +81,11 @@ impl NatsSource {
             let (intake, source) = (self.intake.clone(), Arc::clone(&self.source));
             work.spawn(async move {
                 let label = format!("{} {sequence}", message.subject);
-                if message::submit(&intake, &source, &position, &label, &message.payload).await.is_some() {
+                let submitted = tokio::select! {
+                    submitted = message::submit(&intake, &source, &position, &label, &message.payload) => submitted,
+                    () = keep(&message, ack_wait) => None,
+                };
+                if submitted.is_some() {
                     // An acknowledgement that is lost brings the message again, and it is known then.
                     let _ = message.ack_with(AckKind::Ack).await;
                 }

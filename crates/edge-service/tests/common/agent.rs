@@ -28,7 +28,8 @@ impl Agent {
     pub fn new(program: &str, place: &Path, stub: &Stub, more: &str) -> Self {
         fs::create_dir_all(place).unwrap();
         fs::write(place.join("backend.pem"), stub.certificate()).unwrap();
-        fs::write(place.join("token"), "one-time\n").unwrap();
+        let name = place.file_name().unwrap().to_string_lossy();
+        fs::write(place.join("token"), format!("one-time-{name}\n")).unwrap();
         let owner = stub.world().owner.unwrap();
         fs::write(place.join("owner.pub"), owner.to_file_text("")).unwrap();
         let agent = Self { place: place.into(), program: program.into(), child: None };

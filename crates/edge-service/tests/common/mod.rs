@@ -5,10 +5,12 @@
 
 mod agent;
 mod http;
+mod nats;
 mod owner;
 mod stub;
 
 pub use agent::{Agent, wait_for};
 pub use http::request;
+pub use nats::Nats;
 pub use owner::{TestOwner, fixture, npy, png, samples};
 pub use stub::{Faults, Stub};

@@ -44,7 +44,7 @@ pub struct Arrived {
 
 #[derive(Default)]
 pub struct World {
-    pub tokens: HashSet<String>,
+    pub used_tokens: HashSet<String>,
     /// Access token to device id and key.
     pub devices: HashMap<String, (String, Signer)>,
     pub owner: Option<Signer>,
@@ -81,7 +81,7 @@ impl Stub {
             .with_no_client_auth()
             .with_single_cert(vec![cert.der().clone()], key)
             .unwrap();
-        let world = World { owner: Some(owner), tokens: ["one-time".to_owned()].into(), ..World::default() };
+        let world = World { owner: Some(owner), ..World::default() };
         let mut stub = Self {
             world: Arc::new(Mutex::new(world)),
             address: "127.0.0.1:0".parse().unwrap(),
@@ -200,7 +200,7 @@ fn device(world: &World, headers: &HeaderMap) -> Option<(String, Signer)> {
 
 async fn enrol(State(world): Shared, Json(enrol): Json<Enrol>) -> Response {
     let mut world = world.lock().unwrap();
-    if !world.tokens.remove(&enrol.token) {
+    if !enrol.token.starts_with("one-time") || !world.used_tokens.insert(enrol.token) {
         return problem(StatusCode::UNAUTHORIZED, "this token is unknown or was used");
     }
     let id = format!("device-{}", world.devices.len() + 1);
