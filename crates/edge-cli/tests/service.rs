@@ -488,7 +488,7 @@ fn bad_configurations_end_with_exit_code_2_and_name_the_key() {
         (with("\"token\"", "\"missing\""), "backend.token: "),
         (with("token_file = \"token\"", "token_env = \"SUBROSA_NO_SUCH\""), "SUBROSA_NO_SUCH is not set"),
         (with("token_file = \"token\"\n", ""), "not enrolled yet"),
-        (with("name = \"test\"", "name = \"\""), "name: "),
+        (with("name = \"agent\"", "name = \"\""), "name: "),
         (format!("{good}\n[queue]\npolicy = \"shed\"\n"), "queue.policy: unknown variant `shed`"),
         (format!("{good}\n[queue]\nmax_results = 0\n"), "queue: max_results"),
         (format!("{good}\n[queue]\nbatch = 1000\n"), "queue.batch: "),

@@ -23,21 +23,46 @@ pub struct Agent {
     child: Option<Child>,
 }
 
+/// What an agent must know of its backend.
+pub struct Backend<'a> {
+    pub url: &'a str,
+    /// PEM.
+    pub certificate: &'a str,
+    /// The owner's public key file.
+    pub owner: &'a str,
+    /// One-time token.
+    pub token: &'a str,
+}
+
 impl Agent {
     /// An agent of a stub backend; `more` is appended to the configuration.
     pub fn new(program: &str, place: &Path, stub: &Stub, more: &str) -> Self {
-        fs::create_dir_all(place).unwrap();
-        fs::write(place.join("backend.pem"), stub.certificate()).unwrap();
+        let owner = stub.world().owner.unwrap().to_file_text("");
         let name = place.file_name().unwrap().to_string_lossy();
-        fs::write(place.join("token"), format!("one-time-{name}\n")).unwrap();
-        let owner = stub.world().owner.unwrap();
-        fs::write(place.join("owner.pub"), owner.to_file_text("")).unwrap();
+        let backend = Backend {
+            url: &stub.url(),
+            certificate: stub.certificate(),
+            owner: &owner,
+            token: &format!("one-time-{name}"),
+        };
+        Self::of(program, place, &backend, more)
+    }
+
+    /// An agent of a backend; `more` is appended to the configuration.
+    pub fn of(program: &str, place: &Path, backend: &Backend<'_>, more: &str) -> Self {
+        fs::create_dir_all(place).unwrap();
+        for (file, text) in
+            [("backend.pem", backend.certificate), ("token", backend.token), ("owner.pub", backend.owner)]
+        {
+            fs::write(place.join(file), text).unwrap();
+        }
         let agent = Self { place: place.into(), program: program.into(), child: None };
+        let name = place.file_name().unwrap().to_string_lossy();
         agent.configure(&format!(
-            "name = \"test\"\nstate = \"state\"\nthreads = 2\n\n[backend]\nurl = \"{}\"\nca = \"backend.pem\"\n\
+            "name = \"{name}\"\nstate = \"state\"\nthreads = 2\n\n[backend]\nurl = \"{}\"\nca = \"backend.pem\"\n\
              trust = \"owner.pub\"\ntoken_file = \"token\"\npoll_seconds = 0.2\nstatus_seconds = 0.2\n\
              retry_max_seconds = 0.5\n{more}",
-            stub.url()
+            backend.url
         ));
         agent
     }
