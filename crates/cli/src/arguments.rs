@@ -101,6 +101,10 @@ pub(crate) enum Command {
         /// Images to classify
         #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=1000))]
         images: u16,
+        /// A backend and two edge agents on loopback: digits and sensor rows stream in, labels come out (needs subrosa-serve and
+        /// subrosa-edge)
+        #[arg(long)]
+        fleet: bool,
     },
     /// Backs up and restores the key vault, changes its passphrase
     Keys {

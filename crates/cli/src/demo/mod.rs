@@ -1,5 +1,6 @@
 //! `demo`: the whole life cycle on real images, in a temporary home, by the same code as the other commands.
 
+mod fleet;
 mod pictures;
 
 use crate::arguments::DemoModel;
@@ -93,7 +94,24 @@ struct Reference {
     approximated: Vec<Vec<f64>>,
 }
 
-pub(crate) fn demo(terminal: &mut Terminal, model: DemoModel, images: u16) -> Result<(), Failure> {
+impl Reference {
+    /// The digits to classify.
+    fn samples(&self) -> Dataset {
+        Dataset {
+            count: self.original.len(),
+            samples: Samples::Pixels {
+                height: pictures::SIDE,
+                width: pictures::SIDE,
+                channels: 1,
+                data: self.pixels.clone(),
+            },
+            labels: None,
+            names: None,
+        }
+    }
+}
+
+pub(crate) fn demo(terminal: &mut Terminal, model: DemoModel, images: u16, fleet: bool) -> Result<(), Failure> {
     if model == DemoModel::Cifar10 {
         return Err(Failure::usage("the demo with cifar10 is not there yet: use --model mnist"));
     }
@@ -102,6 +120,14 @@ pub(crate) fn demo(terminal: &mut Terminal, model: DemoModel, images: u16) -> Re
     let place = directory.path();
     let kernel = Kernel::active().map_err(|e| failure(OwnerError::Engine(e.into())))?;
     let threads = terminal.flags().threads();
+    if fleet {
+        terminal.text(format!(
+            "Subrosa demo: a backend and two edge agents on loopback; {images} MNIST digits and rows of AI4I sensors\n\
+             {}, kernel {kernel}, {threads} threads; all files in a temporary home, removed at the end\n",
+            machine::cpu_model()
+        ))?;
+        return fleet::demo(terminal, place, &reference(place, usize::from(images), threads)?);
+    }
     terminal.text(format!(
         "Subrosa demo: {images} MNIST digits through a CNN whose classifier (1600-512-10) is encrypted\n\
          {}, kernel {kernel}, {threads} threads; all files in a temporary home, removed at the end\n",
@@ -319,12 +345,15 @@ fn preprocess() -> Result<Preprocess, Failure> {
     PREPROCESS.parse().map_err(failure)
 }
 
-fn random_passphrase() -> Result<Passphrase, Failure> {
+fn random_text() -> Result<String, Failure> {
     let mut bytes = [0u8; 32];
     getrandom::fill(&mut bytes)
         .map_err(|e| Failure::failed(format!("the operating system gives no random bytes: {e}")))?;
-    let text: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-    Passphrase::new(text).map_err(failure)
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+fn random_passphrase() -> Result<Passphrase, Failure> {
+    Passphrase::new(random_text()?).map_err(failure)
 }
 
 /// An IDX file of 28 x 28 images.

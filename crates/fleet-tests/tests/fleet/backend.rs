@@ -43,20 +43,19 @@ pub fn digits(count: usize) -> Dataset {
 /// A home, and a process that serves it.
 pub struct Backend {
     pub place: PathBuf,
-    pub model: String,
+    /// Classes of the images, as the same network answers on this machine without any service.
+    pub expected: Vec<u64>,
     pub owner_file: String,
     pub url: String,
     pub certificate: String,
     token: String,
     client: reqwest::blocking::Client,
     child: Option<Child>,
-    owner: Owner,
-    vault: Vault,
 }
 
 impl Backend {
-    /// Protects the digits' last layer and starts to serve.
-    pub fn start(place: &Path) -> Self {
+    /// Protects the digits' last layer and starts to serve; what the network answers to the images locally is found out before.
+    pub fn start(place: &Path, images: &Dataset) -> Self {
         let home = place.join("home");
         let owner = Owner::open(&home).unwrap();
         let passphrase = Passphrase::new(PASSPHRASE.to_owned()).unwrap();
@@ -79,18 +78,18 @@ impl Backend {
             costs: None,
         };
         let model = owner.protect(&request, &vault, &Silent).unwrap().id;
-        owner.deploy(&model, &place.join("digits.srb"), &identity).unwrap();
+        let bundle = place.join("digits.srb");
+        owner.deploy(&model, &bundle, &identity).unwrap();
+        let expected = locally(&owner, &vault, &bundle, images);
         let mut backend = Self {
             place: place.into(),
-            model,
+            expected,
             owner_file: identity.signer().to_file_text(""),
             url: "https://127.0.0.1:0".into(),
             certificate: String::new(),
             token: String::new(),
             client: reqwest::blocking::Client::new(),
             child: None,
-            owner,
-            vault,
         };
         backend.restart();
         backend.token = fs::read_to_string(home.join("owner.token")).unwrap().trim().to_owned();
@@ -172,17 +171,6 @@ impl Backend {
         out.sort();
         out
     }
-
-    /// What the same network answers on this machine, without any service: evaluated blind by `subrosa-edge infer`, decrypted by its owner.
-    pub fn locally(&self, images: &Dataset) -> Vec<u64> {
-        let (input, results) = (self.place.join("all.npy"), self.place.join("all.srr"));
-        fs::write(&input, images.to_npy().unwrap()).unwrap();
-        let mut edge = Command::new(PROGRAMS.as_ref().unwrap().join("subrosa-edge"));
-        edge.arg("infer").arg(self.place.join("digits.srb")).arg("--quiet").arg("--input").arg(&input);
-        assert!(edge.arg("--out").arg(&results).status().unwrap().success());
-        let decrypted = self.owner.decrypt(&results, Reveal::Label, &self.vault).unwrap();
-        decrypted.predictions.into_iter().map(|p| p.label as u64).collect()
-    }
 }
 
 impl Drop for Backend {
@@ -209,4 +197,15 @@ fn client(certificate: &str) -> reqwest::blocking::Client {
         .with_no_client_auth();
     let builder = reqwest::blocking::Client::builder().use_preconfigured_tls(config);
     builder.timeout(Duration::from_secs(30)).no_proxy().build().unwrap()
+}
+
+/// Evaluated blind by `subrosa-edge infer`, decrypted by the owner.
+fn locally(owner: &Owner, vault: &Vault, bundle: &Path, images: &Dataset) -> Vec<u64> {
+    let (input, results) = (bundle.with_extension("npy"), bundle.with_extension("srr"));
+    fs::write(&input, images.to_npy().unwrap()).unwrap();
+    let mut edge = Command::new(PROGRAMS.as_ref().unwrap().join("subrosa-edge"));
+    edge.arg("infer").arg(bundle).arg("--quiet").arg("--input").arg(&input).arg("--out").arg(&results);
+    assert!(edge.status().unwrap().success());
+    let decrypted = owner.decrypt(&results, Reveal::Label, vault).unwrap();
+    decrypted.predictions.into_iter().map(|p| p.label as u64).collect()
 }
