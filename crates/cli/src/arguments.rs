@@ -99,6 +99,10 @@ pub(crate) enum Command {
         /// Images to classify, as many as there are [default: 200 digits, 50 images of CIFAR-10]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
         images: Option<u16>,
+        /// A backend and two edge agents on loopback: digits and sensor rows stream in, labels come out (needs subrosa-serve and
+        /// subrosa-edge)
+        #[arg(long, conflicts_with = "model")]
+        fleet: bool,
     },
     /// Backs up and restores the key vault, changes its passphrase
     Keys {

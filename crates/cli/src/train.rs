@@ -11,7 +11,7 @@ const PROGRAM: &str = "subrosa-train";
 
 /// Runs the Training Agent with these arguments and ends as it ends.
 pub(crate) fn hand_over(flags: &Flags, arguments: Vec<OsString>) -> Result<(), Failure> {
-    let mut command = Command::new(program());
+    let mut command = Command::new(program(PROGRAM));
     // Behind them, since they may begin with a subcommand.
     command.args(arguments).args(before(flags));
     match command.status() {
@@ -25,9 +25,9 @@ pub(crate) fn hand_over(flags: &Flags, arguments: Vec<OsString>) -> Result<(), F
     }
 }
 
-/// The program beside this one, else the one in PATH.
-fn program() -> PathBuf {
-    let name = format!("{PROGRAM}{}", std::env::consts::EXE_SUFFIX);
+/// The program of this name beside this one, else the one in PATH.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let name = format!("{name}{}", std::env::consts::EXE_SUFFIX);
     let beside = std::env::current_exe().ok().and_then(|here| here.parent().map(|folder| folder.join(&name)));
     beside.filter(|path| path.is_file()).unwrap_or_else(|| name.into())
 }
