@@ -156,7 +156,7 @@ fn infer(active: &Active, data: &Dataset) -> Result<Vec<u8>, EdgeError> {
     let result = processor.infer(&processor.prepare(&features)?)?;
     let mut payload = Vec::new();
     for ciphertext in result {
-        payload.extend(ciphertext.to_bytes(processor.parameters()).map_err(|e| EdgeError::Engine(FheError::from(e)))?);
+        payload.extend(ciphertext.to_bytes(processor.parameters()).map_err(EdgeError::Engine)?);
     }
     Ok(payload)
 }
