@@ -43,6 +43,12 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Serves models, devices, deployments and decrypted results over HTTP (a program of its own: subrosa-serve)
+    #[command(disable_help_flag = true)]
+    Serve {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Shows a network's layers, what can be protected, what must be approximated and why
     Inspect(Box<InspectFlags>),
     /// Generates keys, encrypts the network's weights and registers it

@@ -5,6 +5,7 @@ mod backend;
 use super::story::Story;
 use super::{Reference, random_text, top};
 use crate::failure::{failure, io};
+use crate::hand_over;
 use crate::samples::OnBars;
 use backend::{Api, Process};
 use serde::Serialize;
@@ -65,7 +66,7 @@ struct StreamReport {
 /// Runs the demo with this many digits, and as many sensor rows, up to all there are.
 pub(super) fn demo(terminal: &mut Terminal, place: &Path, story: &Story, reference: &Reference) -> Result<(), Failure> {
     let start = Instant::now();
-    let (serve, edge) = (crate::train::program("subrosa-serve"), crate::train::program("subrosa-edge"));
+    let (serve, edge) = (hand_over::SERVE.place(), hand_over::EDGE.place());
     let home = place.join("home");
     let secret = random_text()?;
     let passphrase = Passphrase::new(secret.clone()).map_err(failure)?;
