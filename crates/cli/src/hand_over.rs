@@ -23,6 +23,9 @@ pub(crate) const TRAIN: Program =
 /// The backend.
 pub(crate) const SERVE: Program =
     Program { name: "subrosa-serve", what: "the backend", package: ("subrosa-server", "crates/server") };
+/// The edge agent, which the demo of a fleet starts.
+pub(crate) const EDGE: Program =
+    Program { name: "subrosa-edge", what: "the Processing Agent", package: ("subrosa-edge", "crates/edge-cli") };
 
 impl Program {
     /// Runs it with these arguments and the flags that stood before, and ends as it ends.
@@ -43,7 +46,7 @@ impl Program {
     }
 
     /// The program beside this one, else the one in PATH.
-    fn place(&self) -> PathBuf {
+    pub fn place(&self) -> PathBuf {
         let name = format!("{}{}", self.name, std::env::consts::EXE_SUFFIX);
         let beside = std::env::current_exe().ok().and_then(|here| here.parent().map(|folder| folder.join(&name)));
         beside.filter(|path| path.is_file()).unwrap_or_else(|| name.into())

@@ -57,7 +57,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write) -> Re
         Command::Verify { id, input, labels, limit } => {
             agents::verify(terminal, &home, &id, &input, labels.as_deref(), limit)
         }
-        Command::Demo { model, images } => demo::demo(terminal, model, images),
+        Command::Demo { model, images, fleet } => demo::demo(terminal, model, images, fleet),
         Command::Keys { command } => keys::keys(terminal, &home, &command),
         Command::Identity { out } => keys::identity(terminal, &home, out.as_deref()),
         Command::Bench { what } => bench::bench(terminal, &home, &what),

@@ -6,6 +6,7 @@ mod failure;
 mod infer;
 mod info;
 mod output;
+mod run;
 
 pub use failure::failure;
 pub use infer::{InferReport, InferRequest, infer};
@@ -62,6 +63,12 @@ enum Command {
         #[arg(long, value_name = "ID", requires = "device_key")]
         device: Option<String>,
     },
+    /// Runs as a service: takes the deployed network and samples from many sources, delivers encrypted results
+    Run {
+        /// The configuration, see docs/edge.md
+        #[arg(value_name = "CONFIG")]
+        config: PathBuf,
+    },
 }
 
 /// Runs the command line `arguments` (the program's name first); reports go to `out`.
@@ -73,7 +80,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write) -
     flags.start_threads()?;
     let trust = trust.map(|path| Signer::read(&path)).transpose().map_err(|e| Failure::of(&e))?;
     let mut terminal = Terminal::new(out, flags);
-    let options = Options { trust, threads: terminal.flags().threads(), kernel: None };
+    // The pool of threads begins with its first use, and a service's configuration may size it.
+    let threads = if matches!(command, Command::Run { .. }) { 0 } else { terminal.flags().threads() };
+    let options = Options { trust, threads, kernel: None };
     match command {
         Command::Info { bundle } => {
             let report = info::info(&bundle, options.trust.as_ref())?;
@@ -85,6 +94,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write) -
             let request = InferRequest { bundle: &bundle, input: &input, out: &out, limit, profile, signer, options };
             let report = infer(&request, &terminal.bars())?;
             note_owner(&terminal, &report.owner, report.trusted);
+            terminal.report(&report)
+        }
+        Command::Run { config } => {
+            if options.trust.is_some() {
+                let what = "--trust: a service trusts the owner that its configuration names as backend.trust";
+                return Err(Failure::usage(what));
+            }
+            let report = run::run(&config, terminal.flags())?;
             terminal.report(&report)
         }
     }

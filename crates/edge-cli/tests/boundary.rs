@@ -3,12 +3,19 @@
 
 use std::process::Command;
 
-const FORBIDDEN: [&str; 6] =
-    ["subrosa-secret", "subrosa-plan", "subrosa-owner", "subrosa-registry", "subrosa-network", "subrosa"];
+const FORBIDDEN: [&str; 7] = [
+    "subrosa-secret",
+    "subrosa-plan",
+    "subrosa-owner",
+    "subrosa-registry",
+    "subrosa-network",
+    "subrosa-train",
+    "subrosa",
+];
 
 #[test]
 fn the_edge_links_no_code_that_could_decrypt_plan_or_import_a_network() {
-    for package in ["subrosa-edge", "subrosa-edge-agent"] {
+    for package in ["subrosa-edge", "subrosa-edge-agent", "subrosa-edge-service"] {
         let mut cargo = Command::new(env!("CARGO"));
         cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
         let output =

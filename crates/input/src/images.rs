@@ -1,8 +1,9 @@
 //! PNG and JPEG files, one or a directory of them.
 
+use std::io::{BufRead, Seek};
 use std::path::{Path, PathBuf};
 
-use image::{DynamicImage, ImageReader};
+use image::{DynamicImage, ImageFormat, ImageReader};
 
 use crate::preprocess::resize_pixels;
 use crate::{Dataset, InputError, Samples};
@@ -26,7 +27,9 @@ impl Image {
     /// # Errors
     /// The file cannot be read or is no sound image.
     pub fn open(file: &Path) -> Result<Self, InputError> {
-        decode(file)
+        let path = file.to_string_lossy();
+        let reader = std::fs::File::open(file).map_err(|e| InputError::io(&path, e))?;
+        decode(&path, std::io::BufReader::new(reader))
     }
 
     /// The image in another size, resized as by a declared [`Preprocess`](crate::Preprocess).
@@ -70,16 +73,16 @@ pub(crate) fn read_directory(path: &str, limit: usize) -> Result<Dataset, InputE
             "give a directory of images, or a file of another format",
         ));
     }
-    let images: Vec<Image> = files.iter().map(|f| decode(f)).collect::<Result<_, _>>()?;
+    let images: Vec<Image> = files.iter().map(|f| Image::open(f)).collect::<Result<_, _>>()?;
     let names =
         files.iter().filter_map(|file| file.file_name()).map(|name| name.to_string_lossy().into_owned()).collect();
     Ok(collect(images, names))
 }
 
-pub(crate) fn read_file(path: &str) -> Result<Dataset, InputError> {
-    let file = Path::new(path);
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    Ok(collect(vec![decode(file)?], vec![name.into_owned()]))
+/// Reads the one image that `reader` gives.
+pub(crate) fn read_one(path: &str, reader: impl BufRead + Seek) -> Result<Dataset, InputError> {
+    let name = Path::new(path).file_name().unwrap_or_default().to_string_lossy();
+    Ok(collect(vec![decode(path, reader)?], vec![name.into_owned()]))
 }
 
 fn is_image(file: &Path) -> bool {
@@ -90,13 +93,15 @@ fn is_image(file: &Path) -> bool {
 }
 
 /// The image crate's default limits bound what a hostile file can make it allocate.
-fn decode(file: &Path) -> Result<Image, InputError> {
-    let path = file.to_string_lossy();
-    let reader =
-        ImageReader::open(file).and_then(ImageReader::with_guessed_format).map_err(|e| InputError::io(&path, e))?;
+fn decode(path: &str, reader: impl BufRead + Seek) -> Result<Image, InputError> {
+    let mut reader = ImageReader::new(reader);
+    if let Ok(format) = ImageFormat::from_path(path) {
+        reader.set_format(format);
+    }
+    let reader = reader.with_guessed_format().map_err(|e| InputError::io(path, e))?;
     let picture = reader.decode().map_err(|error| {
         InputError::file(
-            &path,
+            path,
             format!("it is no sound image ({error})"),
             "save it again as PNG or JPEG, or take it out",
         )

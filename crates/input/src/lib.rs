@@ -77,6 +77,41 @@ pub enum Samples {
     Images(Vec<Image>),
 }
 
+impl Dataset {
+    /// The sample at `index` alone, without its label.
+    pub fn sample(&self, index: usize) -> Option<Self> {
+        let part = |size: usize| index.checked_mul(size).and_then(|from| Some(from..from.checked_add(size)?));
+        let samples = match &self.samples {
+            Samples::Raw { shape, data } => {
+                Samples::Raw { shape: shape.clone(), data: data.get(part(shape.iter().product())?)?.to_vec() }
+            }
+            &Samples::Pixels { height, width, channels, ref data } => {
+                Samples::Pixels { height, width, channels, data: data.get(part(height * width * channels)?)?.to_vec() }
+            }
+            Samples::Images(images) => Samples::Images(vec![images.get(index)?.clone()]),
+        };
+        let names = self.names.as_ref().and_then(|names| Some(vec![names.get(index)?.clone()]));
+        (index < self.count).then_some(Self { count: 1, samples, labels: None, names })
+    }
+
+    /// A `.npy` array of the samples that [`read_bytes`] reads back; `None` of images of differing sizes.
+    pub fn to_npy(&self) -> Option<Vec<u8>> {
+        match &self.samples {
+            Samples::Raw { shape, data } => {
+                let bytes = data.iter().flat_map(|v| v.to_le_bytes());
+                Some(npy::write("<f4", self.count, shape, bytes))
+            }
+            Samples::Pixels { height, width, channels, data } => {
+                Some(npy::write("|u1", self.count, &[*height, *width, *channels], data.iter().copied()))
+            }
+            Samples::Images(images) => match images.as_slice() {
+                [one] => Some(npy::write("|u1", 1, &[one.height, one.width, one.channels], one.data.iter().copied())),
+                _ => None,
+            },
+        }
+    }
+}
+
 /// Bytes of values that are read from one input at most: 16 GiB.
 const MAX_BYTES: usize = 1 << 34;
 
@@ -103,14 +138,40 @@ pub fn read(path: &str, limit: Option<usize>) -> Result<Dataset, InputError> {
     }
     let (head, reader) = open(path)?;
     match format_of(path, &head) {
+        Some(Format::Image) => {
+            let file = File::open(path).map_err(|e| InputError::io(path, e))?;
+            images::read_one(path, BufReader::new(file))
+        }
+        format => parse(path, format, reader, limit),
+    }
+}
+
+/// Reads samples from bytes that arrived by another way than a file; `name` stands for the path, in error texts and where the
+/// format shows in a name's ending only.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_bytes(name: &str, bytes: &[u8], limit: Option<usize>) -> Result<Dataset, InputError> {
+    if bytes.is_empty() {
+        return Err(empty(name));
+    }
+    let head = bytes.get(..6).unwrap_or(bytes);
+    match format_of(name, head) {
+        Some(Format::Image) => images::read_one(name, std::io::Cursor::new(bytes)),
+        format => parse(name, format, bytes, limit.unwrap_or(usize::MAX)),
+    }
+}
+
+/// Reads samples of any format but images.
+fn parse(path: &str, format: Option<Format>, reader: impl Read, limit: usize) -> Result<Dataset, InputError> {
+    match format {
         Some(Format::Npy) => npy::read(path, reader, limit),
         Some(Format::Idx) => idx::read(path, reader, limit),
         Some(Format::IdxGz) => idx::read(path, flate2::read::MultiGzDecoder::new(reader), limit),
         Some(Format::Cifar) => cifar::read(path, reader, limit),
         Some(Format::Csv) => table::read(path, reader, limit),
         Some(Format::Ndjson) => ndjson::read(path, reader, limit),
-        Some(Format::Image) => images::read_file(path),
-        None => Err(InputError::file(
+        Some(Format::Image) | None => Err(InputError::file(
             path,
             "it is of no format known here",
             "use .npy, IDX (.gz), CIFAR-10 .bin, .csv, .ndjson, .png, .jpg or a directory of images",

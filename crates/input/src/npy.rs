@@ -8,6 +8,8 @@ use crate::{Dataset, InputError, Samples, check_finite, checked_bytes, read_reco
 
 /// Headers of plain arrays take about a hundred bytes.
 const MAX_HEADER: usize = 4096;
+/// Mark, version and length before the header.
+const PREFIX: usize = 10;
 
 pub(crate) fn read(path: &str, reader: impl Read, limit: usize) -> Result<Dataset, InputError> {
     let (header, reader) = Header::read(path, reader)?;
@@ -57,6 +59,19 @@ pub(crate) fn read(path: &str, reader: impl Read, limit: usize) -> Result<Datase
         }
     };
     Ok(Dataset { count, samples, labels: None, names: None })
+}
+
+/// An array of `count` samples of this shape; `data` are little-endian.
+pub(crate) fn write(dtype: &str, count: usize, shape: &[usize], data: impl Iterator<Item = u8>) -> Vec<u8> {
+    let axes: String = shape.iter().map(|axis| format!("{axis}, ")).collect();
+    let header = format!("{{'descr': '{dtype}', 'fortran_order': False, 'shape': ({count}, {axes}), }}");
+    // The header ends in a newline at a multiple of 64 bytes.
+    let padded = (PREFIX + header.len() + 1).next_multiple_of(64) - PREFIX - 1;
+    let mut out = b"\x93NUMPY\x01\x00".to_vec();
+    out.extend_from_slice(&((padded + 1) as u16).to_le_bytes());
+    out.extend_from_slice(format!("{header:padded$}\n").as_bytes());
+    out.extend(data);
+    out
 }
 
 /// A one-axis array of integers that are classes.

@@ -1,5 +1,6 @@
 //! `demo`: the whole life cycle on real images, in a temporary home, by the same code as the other commands.
 
+mod fleet;
 mod pictures;
 mod story;
 
@@ -90,7 +91,7 @@ struct Reference {
     original: Vec<usize>,
 }
 
-pub(crate) fn demo(terminal: &mut Terminal, model: DemoModel, images: Option<u16>) -> Result<(), Failure> {
+pub(crate) fn demo(terminal: &mut Terminal, model: DemoModel, images: Option<u16>, fleet: bool) -> Result<(), Failure> {
     let story = &Story::of(model);
     let start = Instant::now();
     let directory = tempfile::tempdir().map_err(io("create a directory in", &std::env::temp_dir()))?;
@@ -99,10 +100,15 @@ pub(crate) fn demo(terminal: &mut Terminal, model: DemoModel, images: Option<u16
     let threads = terminal.flags().threads();
     let (calibration, images) = story.read(place, images.map_or(story.usual, usize::from))?;
     let count = images.count;
+    let what = if fleet {
+        "MNIST digits and rows of AI4I sensors, by a backend and two edge agents on loopback"
+    } else {
+        story.what
+    };
     terminal.text(format!(
         "Subrosa demo: {count} {}\n\
          {}, kernel {kernel}, {threads} threads; all files in a temporary home, removed at the end\n",
-        story.what,
+        what,
         machine::cpu_model()
     ))?;
 
@@ -110,9 +116,12 @@ pub(crate) fn demo(terminal: &mut Terminal, model: DemoModel, images: Option<u16
     let shape = Network::from_onnx(story.onnx).map_err(failure)?.input_shape().to_vec();
     let inputs = preprocess.apply(&images, &shape).map_err(failure)?;
     let original = story.original(&inputs, count, threads).map_err(failure)?;
-    let samples = place.join("images.npy");
-    samples::write_npy(&samples, &images.samples)?;
     let reference = Reference { images, calibration, original };
+    if fleet {
+        return fleet::demo(terminal, place, story, &reference);
+    }
+    let samples = place.join("images.npy");
+    samples::write_npy(&samples, &reference.images.samples)?;
     let home = place.join("home");
     let owner = Owner::open(&home).map_err(failure)?;
     let vault = Vault::create_or_open(&home, &random_passphrase()?).map_err(failure)?;
@@ -284,12 +293,15 @@ fn top(values: &[f64]) -> usize {
     values.iter().enumerate().fold((0, f64::NEG_INFINITY), |best, (i, &v)| if v > best.1 { (i, v) } else { best }).0
 }
 
-fn random_passphrase() -> Result<Passphrase, Failure> {
+fn random_text() -> Result<String, Failure> {
     let mut bytes = [0u8; 32];
     getrandom::fill(&mut bytes)
         .map_err(|e| Failure::failed(format!("the operating system gives no random bytes: {e}")))?;
-    let text: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-    Passphrase::new(text).map_err(failure)
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+fn random_passphrase() -> Result<Passphrase, Failure> {
+    Passphrase::new(random_text()?).map_err(failure)
 }
 
 /// Whether any piece of a secret stands in the bytes: one pass over them, however many pieces there are.

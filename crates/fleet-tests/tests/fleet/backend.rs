@@ -1,0 +1,211 @@
+//! The backend as a process, and its owner.
+
+use super::common::wait_for;
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+use subrosa_input::Dataset;
+use subrosa_owner::{Owner, ProtectRequest, Reveal, Silent};
+use subrosa_registry::{OwnerIdentity, Passphrase, Vault};
+
+pub const PASSPHRASE: &str = "correct horse battery staple";
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+/// Where the programs are; nothing if they cannot be had.
+pub static PROGRAMS: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+    if let Some(place) = std::env::var_os("SUBROSA_PROGRAMS") {
+        return Some(place.into());
+    }
+    // target/PROFILE/deps/THIS
+    let this = std::env::current_exe().unwrap();
+    let place = this.parent().unwrap().parent().unwrap().to_owned();
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(ROOT).args(["build", "-p", "subrosa-edge", "-p", "subrosa-server"]);
+    if place.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let built = cargo.status().is_ok_and(|status| status.success());
+    if !built {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: subrosa-serve and subrosa-edge cannot be built");
+    }
+    built.then_some(place)
+});
+
+/// The first digits of the sample data.
+pub fn digits(count: usize) -> Dataset {
+    subrosa_input::read(&format!("{ROOT}/data/mnist-test-1000-images-idx3-ubyte.gz"), Some(count)).unwrap()
+}
+
+/// A home, and a process that serves it.
+pub struct Backend {
+    pub place: PathBuf,
+    /// Classes of the images, as the same network answers on this machine without any service.
+    pub expected: Vec<u64>,
+    pub owner_file: String,
+    pub url: String,
+    pub certificate: String,
+    token: String,
+    client: reqwest::blocking::Client,
+    child: Option<Child>,
+}
+
+impl Backend {
+    /// Protects the digits' last layer and starts to serve; what the network answers to the images locally is found out before.
+    pub fn start(place: &Path, images: &Dataset) -> Self {
+        let home = place.join("home");
+        let owner = Owner::open(&home).unwrap();
+        let passphrase = Passphrase::new(PASSPHRASE.to_owned()).unwrap();
+        let vault = Vault::create_or_open_for_tests(&home, &passphrase).unwrap();
+        let identity = OwnerIdentity::load_or_create(&vault).unwrap();
+        let onnx = fs::read(format!("{ROOT}/models/mnist-cnn.onnx")).unwrap();
+        let request = ProtectRequest {
+            onnx: &onnx,
+            name: "digits",
+            scope: "last".parse().unwrap(),
+            encrypted_input: false,
+            substitutions: Default::default(),
+            preprocess: Some("scale=1/255".parse().unwrap()),
+            calibrate: Some(&digits(64)),
+            security: 128.try_into().unwrap(),
+            force: false,
+            fold: true,
+            classes: None,
+            memory_limit: None,
+            costs: None,
+        };
+        let model = owner.protect(&request, &vault, &Silent).unwrap().id;
+        let bundle = place.join("digits.srb");
+        owner.deploy(&model, &bundle, &identity).unwrap();
+        let expected = locally(&owner, &vault, &bundle, images);
+        let mut backend = Self {
+            place: place.into(),
+            expected,
+            owner_file: identity.signer().to_file_text(""),
+            url: "https://127.0.0.1:0".into(),
+            certificate: String::new(),
+            token: String::new(),
+            client: reqwest::blocking::Client::new(),
+            child: None,
+        };
+        backend.restart();
+        backend.token = fs::read_to_string(home.join("owner.token")).unwrap().trim().to_owned();
+        backend.post("/deployments", json!({"group": "line", "model": "digits"}));
+        backend
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Serves (again) on the same address.
+    pub fn restart(&mut self) {
+        self.kill();
+        let program = PROGRAMS.as_ref().unwrap().join("subrosa-serve");
+        let log = fs::File::options().create(true).append(true).open(self.place.join("serve.log")).unwrap();
+        let mut command = Command::new(program);
+        command.arg("--json").arg("--home").arg(self.place.join("home"));
+        command.arg("--listen").arg(self.url.strip_prefix("https://").unwrap());
+        command.env("SUBROSA_PASSPHRASE", PASSPHRASE).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        self.child = Some(child);
+        let ready: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}{}", self.log()));
+        self.url = format!("https://{}", ready["address"].as_str().unwrap());
+        self.certificate = fs::read_to_string(ready["certificate"].as_str().unwrap()).unwrap();
+        self.client = client(&self.certificate);
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.place.join("serve.log")).unwrap_or_default()
+    }
+
+    pub fn get(&self, path: &str) -> Option<Value> {
+        let request = self.client.get(format!("{}/api/v1{path}", self.url)).bearer_auth(&self.token);
+        request.send().ok()?.error_for_status().ok()?.json().ok()
+    }
+
+    pub fn post(&self, path: &str, body: Value) -> Value {
+        let request = self.client.post(format!("{}/api/v1{path}", self.url)).bearer_auth(&self.token).json(&body);
+        let answer = request.send().unwrap();
+        assert!(answer.status().is_success(), "{path}: {}", answer.text().unwrap());
+        answer.json().unwrap()
+    }
+
+    /// A one-time token for a device of the group that runs the digits.
+    pub fn enrolment(&self) -> String {
+        self.post("/tokens", json!({"group": "line"}))["token"].as_str().unwrap().to_owned()
+    }
+
+    /// All results, in whatever state.
+    pub fn results(&self) -> Vec<Value> {
+        let page = self.get("/results?limit=1000");
+        page.and_then(|mut page| page["results"].as_array_mut().map(std::mem::take)).unwrap_or_default()
+    }
+
+    /// Waits for so many results.
+    pub fn wait_for(&self, count: usize) {
+        wait_for(&format!("{count} results"), || self.results().len() >= count);
+    }
+
+    /// Waits until so many results are decided: label of the sample and class.
+    pub fn decided(&self, count: usize) -> Vec<(String, u64)> {
+        let mut results = Vec::new();
+        wait_for(&format!("{count} decided results"), || {
+            results = self.results();
+            results.len() >= count && results.iter().all(|r| r["state"] != "stored")
+        });
+        let read = |r: &Value| {
+            assert_eq!(r["state"], "released", "{r}");
+            (r["label"].as_str().unwrap().to_owned(), r["class"].as_u64().unwrap())
+        };
+        let mut out: Vec<_> = results.iter().map(read).collect();
+        out.sort();
+        out
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.log();
+            let end: Vec<&str> = log.lines().rev().filter(|l| !l.contains("status=200")).take(40).collect();
+            eprintln!("--- end of the backend's log, last line first\n{}", end.join("\n"));
+        }
+    }
+}
+
+/// A client that trusts this certificate and no other.
+fn client(certificate: &str) -> reqwest::blocking::Client {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let builder = reqwest::blocking::Client::builder().use_preconfigured_tls(config);
+    builder.timeout(Duration::from_secs(30)).no_proxy().build().unwrap()
+}
+
+/// Evaluated blind by `subrosa-edge infer`, decrypted by the owner.
+fn locally(owner: &Owner, vault: &Vault, bundle: &Path, images: &Dataset) -> Vec<u64> {
+    let (input, results) = (bundle.with_extension("npy"), bundle.with_extension("srr"));
+    fs::write(&input, images.to_npy().unwrap()).unwrap();
+    let mut edge = Command::new(PROGRAMS.as_ref().unwrap().join("subrosa-edge"));
+    edge.arg("infer").arg(bundle).arg("--quiet").arg("--input").arg(&input).arg("--out").arg(&results);
+    assert!(edge.status().unwrap().success());
+    let decrypted = owner.decrypt(&results, Reveal::Label, vault).unwrap();
+    decrypted.predictions.into_iter().map(|p| p.label as u64).collect()
+}

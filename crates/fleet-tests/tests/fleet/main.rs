@@ -1,0 +1,146 @@
+//! A backend and its edge agents as real processes over loopback TLS: 500 images, 500 results once each, labels as the same network answers locally;
+//! whatever is killed meanwhile.
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests
+
+mod backend;
+#[path = "../../../edge-service/tests/common/mod.rs"]
+mod common;
+
+use backend::{Backend, PASSPHRASE, PROGRAMS, digits};
+use common::{Agent, Nats};
+use std::path::Path;
+use subrosa_input::{Dataset, Samples};
+
+const IMAGES: usize = 500;
+/// Images of one file.
+const PART: usize = 25;
+const DIRECTORY: &str = "[[source.directory]]\npath = \"in\"\nscan_seconds = 0.1\nsettle_seconds = 0.05\n";
+
+fn agent(backend: &Backend, name: &str, more: &str) -> Agent {
+    let program = PROGRAMS.as_ref().unwrap().join("subrosa-edge");
+    let known = common::Backend {
+        url: &backend.url,
+        certificate: &backend.certificate,
+        owner: &backend.owner_file,
+        token: &backend.enrolment(),
+    };
+    Agent::of(program.to_str().unwrap(), &backend.place.join(name), &known, more)
+}
+
+/// Puts images `from..to` into the watched directory, some in a file.
+fn stream(agent: &Agent, images: &Dataset, from: usize, to: usize) {
+    std::fs::create_dir_all(agent.path("in")).unwrap();
+    let Samples::Pixels { height, width, channels, data } = &images.samples else { panic!("no images") };
+    let size = height * width * channels;
+    for start in (from..to).step_by(PART) {
+        let samples = Samples::Pixels {
+            height: *height,
+            width: *width,
+            channels: *channels,
+            data: data[start * size..(start + PART) * size].to_vec(),
+        };
+        let part = Dataset { count: PART, samples, labels: None, names: None };
+        let place = agent.path("in");
+        std::fs::write(place.join("file.part"), part.to_npy().unwrap()).unwrap();
+        std::fs::rename(place.join("file.part"), place.join(format!("{start}.npy"))).unwrap();
+    }
+}
+
+/// All results are there once each, with the labels that the same network gives locally, and no secret stands in any log.
+fn check(backend: &Backend, agents: &[&Agent]) {
+    let decided = backend.decided(IMAGES);
+    let mut expected: Vec<(String, u64)> = backend
+        .expected
+        .iter()
+        .enumerate()
+        .map(|(i, &class)| (format!("{}.npy #{}", i / PART * PART, i % PART), class))
+        .collect();
+    expected.sort();
+    assert_eq!(decided.len(), IMAGES);
+    assert_eq!(decided, expected);
+    let chain = backend.get("/audit/verify").unwrap();
+    assert_eq!(chain["intact"], true, "{chain}");
+    let mut secrets = vec![PASSPHRASE.to_owned()];
+    for agent in agents {
+        secrets.push(std::fs::read_to_string(agent.path("token")).unwrap());
+        let access: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(agent.path("state/access.json")).unwrap()).unwrap();
+        secrets.push(access["access_token"].as_str().unwrap().to_owned());
+    }
+    for log in agents.iter().map(|a| a.log()).chain([backend.log()]) {
+        assert!(secrets.iter().all(|secret| !log.contains(secret.trim())));
+    }
+}
+
+#[test]
+#[ignore = "long: run with --ignored"]
+fn five_hundred_images_arrive_once_each_with_the_local_labels() {
+    if PROGRAMS.is_none() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let images = digits(IMAGES);
+    let backend = Backend::start(directory.path(), &images);
+    let mut agent = agent(&backend, "agent", DIRECTORY);
+    stream(&agent, &images, 0, IMAGES);
+    agent.start();
+    check(&backend, &[&agent]);
+    assert_eq!(agent.terminate(), 0);
+}
+
+#[test]
+#[ignore = "long: run with --ignored"]
+fn the_same_with_the_backend_killed_twice_and_the_edge_once() {
+    if PROGRAMS.is_none() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let images = digits(IMAGES);
+    let mut backend = Backend::start(directory.path(), &images);
+    let mut agent = agent(&backend, "agent", DIRECTORY);
+    agent.start();
+    stream(&agent, &images, 0, 150);
+    backend.wait_for(40);
+    backend.kill();
+    stream(&agent, &images, 150, 250);
+    backend.restart();
+    backend.wait_for(160);
+    agent.kill();
+    stream(&agent, &images, 250, 350);
+    agent.start();
+    backend.wait_for(270);
+    backend.kill();
+    backend.restart();
+    stream(&agent, &images, 350, IMAGES);
+    check(&backend, &[&agent]);
+    assert_eq!(agent.terminate(), 0);
+}
+
+#[test]
+#[ignore = "long: run with --ignored"]
+fn the_same_with_workers_of_a_jetstream_queue_one_of_them_killed() {
+    if PROGRAMS.is_none() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let place: &Path = directory.path();
+    let Some(nats) = Nats::start(&place.join("nats")) else { return };
+    let images = digits(IMAGES);
+    let backend = Backend::start(place, &images);
+    let table = format!("[nats]\nurl = \"{}\"\n", nats.url());
+    let mut acquirer = agent(&backend, "acquirer", &format!("{table}[acquirer]\nstream = \"digits\"\n{DIRECTORY}"));
+    let worker = format!("{table}[worker]\nstream = \"digits\"\nack_wait_seconds = 2\nhold = 8\n");
+    let mut workers = ["one", "two"].map(|name| agent(&backend, name, &worker));
+    acquirer.start();
+    workers.iter_mut().for_each(Agent::start);
+    stream(&acquirer, &images, 0, 250);
+    backend.wait_for(60);
+    workers[0].kill();
+    stream(&acquirer, &images, 250, IMAGES);
+    check(&backend, &[&acquirer, &workers[1]]);
+    // Two devices evaluated what one acquired.
+    let results = backend.results();
+    let all = |key: &str| results.iter().map(|r| r[key].as_str().unwrap()).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!((all("device").len(), all("origin").len()), (2, 1));
+    assert_eq!((acquirer.terminate(), workers[1].terminate()), (0, 0));
+}
