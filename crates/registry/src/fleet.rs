@@ -13,7 +13,7 @@ pub use audit::{AuditRow, Event, Link};
 pub use deployments::{Bundle, DeploymentRow, Effective, Target};
 pub use devices::{Device, EnrolError, NewDevice};
 pub use jobs::{JobRow, UploadRow};
-pub use results::{Arrival, Claimed, Decision, Filter, NewResult, Page, ResultRow, Usage};
+pub use results::{Arrival, Claimed, Decision, Filter, NewResult, Page, Permit, ResultRow, Usage};
 pub use tokens::{OwnerToken, TokenRow, digest, new_token};
 
 use crate::sql::{Database, SqlError, Transaction};

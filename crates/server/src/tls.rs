@@ -39,14 +39,14 @@ pub enum TlsError {
     Own(#[from] rcgen::Error),
 }
 
+/// A configuration of TLS, and the server's own certificate if it is that.
+pub(crate) type Configured = (Arc<rustls::ServerConfig>, Option<PathBuf>);
+
 /// The configuration of TLS, and the certificate that edges are to trust where it is the server's own; nothing without TLS.
 ///
 /// # Errors
 /// [`TlsError`].
-pub(crate) fn configure(
-    transport: &Transport,
-    home: &Path,
-) -> Result<Option<(Arc<rustls::ServerConfig>, Option<PathBuf>)>, TlsError> {
+pub(crate) fn configure(transport: &Transport, home: &Path) -> Result<Option<Configured>, TlsError> {
     let (certificate, key, own) = match transport {
         Transport::Plain => return Ok(None),
         Transport::Tls { certificate, key } => (certificate.clone(), key.clone(), None),

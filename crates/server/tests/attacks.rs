@@ -1,5 +1,7 @@
 //! What must be refused.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
 mod common;
 
 use common::{Backend, PASSPHRASE, digits, protect};

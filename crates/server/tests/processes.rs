@@ -1,5 +1,7 @@
 //! Real processes: killed and started again, twice at once, and what they say.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
 mod common;
 #[path = "common/process.rs"]
 mod process;

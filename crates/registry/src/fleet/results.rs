@@ -82,6 +82,9 @@ pub struct Usage {
     pub device_violations: u64,
 }
 
+/// Says whether a network's result may be examined after what was examined before; else a code and a reason.
+pub type Permit<'a> = dyn Fn(&str, &Usage) -> Result<(), (String, String)> + Sync + 'a;
+
 /// What a worker decided about a result.
 #[derive(Debug, Clone)]
 pub enum Decision {
@@ -275,7 +278,7 @@ impl Fleet {
         &self,
         worker: &str,
         decisions: &[(Claimed, Decision)],
-        permit: &(dyn Fn(&str, &Usage) -> Result<(), (String, String)> + Sync),
+        permit: &Permit<'_>,
     ) -> Result<Vec<Option<Decision>>, SqlError> {
         let time = now();
         // Rows of devices and networks are locked in one order, so that workers do not wait for each other in a circle.
@@ -443,7 +446,7 @@ fn checked(
     claimed: &Claimed,
     decision: &Decision,
     time: i64,
-    permit: &(dyn Fn(&str, &Usage) -> Result<(), (String, String)> + Sync),
+    permit: &Permit<'_>,
 ) -> Result<Decision, SqlError> {
     if let Decision::Later = decision {
         return Ok(Decision::Later);
