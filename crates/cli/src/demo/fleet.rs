@@ -152,6 +152,7 @@ fn streams(
             name,
             scope,
             encrypted_input: true,
+            plain_weights: false,
             substitutions: Substitutions::none(),
             preprocess,
             calibrate: Some(calibration),

@@ -44,6 +44,7 @@ impl TestOwner {
             name: "tabular",
             scope: Default::default(),
             encrypted_input: false,
+            plain_weights: false,
             substitutions: Default::default(),
             preprocess: None,
             calibrate: Some(&data),

@@ -67,6 +67,7 @@ impl Backend {
             name: "digits",
             scope: "last".parse().unwrap(),
             encrypted_input: false,
+            plain_weights: false,
             substitutions: Default::default(),
             preprocess: Some("scale=1/255".parse().unwrap()),
             calibrate: Some(&digits(64)),
