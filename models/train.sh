@@ -34,5 +34,6 @@ train mnist-relu-1 "$@" --activation relu --pool max
 train "mnist-last-x2+2x-1" "$@" --activation relu --pool max --last-activation x2+2x
 train mnist-last-none-1 "$@" --activation relu --pool max --last-activation none
 train mnist-quadratic-1 "$@" --activation quadratic
+train mnist-cryptonets-1 --dataset mnist --data "$mnist" --arch cryptonets --activation quadratic --epochs 3
 train ai4i-mlp-1 --dataset csv --data "$ai4i" --target "Machine failure" --drop "UDI,Product ID,TWF,HDF,PWF,OSF,RNF" \
     --categorical Type --arch mlp:32,16 --activation quadratic --balance --epochs 60 --patience 30 --learning-rate 0.003

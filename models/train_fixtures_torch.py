@@ -73,6 +73,19 @@ class Residual(nn.Module):
         return torch.relu(x + self.second(torch.relu(self.norm(self.first(x)))))
 
 
+class Heads(nn.Module):
+    """Two outputs from one trunk: the digit's scores, and how much ink it has (the mean of its pixels)."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(64, 24), SquarePlus2x())
+        self.digit, self.ink = nn.Linear(24, 10), nn.Linear(24, 1)
+
+    def forward(self, x):
+        hidden = self.trunk(x)
+        return self.digit(hidden), self.ink(hidden)
+
+
 class Standardise(nn.Module):
     """(x - mean) / deviation inside the file, so that it takes raw columns: Sub and Div."""
 
@@ -194,6 +207,50 @@ def produce(name, model, data, rows=slice(SAMPLES), **how):
     print(json.dumps(report), flush=True)
 
 
+def regress(name, model, train, loss_of, epochs, rate, outputs):
+    """Trains and writes a network that is not (only) a classifier; its fixture has no labels."""
+    torch.manual_seed(SEED)
+    for layer in model.modules():
+        if hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()
+    x, y = (torch.from_numpy(np.asarray(a, np.float32)) for a in train)
+    optimiser = torch.optim.Adam(model.parameters(), lr=rate, weight_decay=1e-5)
+    for _ in range(epochs):
+        for part in torch.randperm(len(x)).split(64):
+            loss = loss_of(model(x[part]), y[part])
+            for layer in model.modules():
+                if isinstance(layer, Watched):
+                    loss = loss + torch.relu(layer.z.abs() - Z_LIMIT).square().sum(1).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    model.eval()
+    path = FIXTURES / f"{name}.onnx"
+    rows = x[-SAMPLES:]
+    axes = {"input": {0: "batch"}, **{output: {0: "batch"} for output in outputs}}
+    torch.onnx.export(model, rows[:2], str(path), opset_version=OPSET, input_names=["input"], output_names=outputs, dynamic_axes=axes)
+    with torch.no_grad():
+        found = model(rows)
+        found = torch.cat(found, 1) if isinstance(found, tuple) else found
+        loss = float(loss_of(model(x), y))
+    np.save(f"{path.with_suffix('')}.input.npy", rows.numpy())
+    np.save(f"{path.with_suffix('')}.output.npy", found.numpy())
+    print(json.dumps({"network": name, "loss": loss, "bytes": path.stat().st_size}), flush=True)
+
+
+def power(folder):
+    """AI4I 2020: what the machine's power [kW] and its excess temperature [K] follow from."""
+    _, x, _ = ai4i_rows(folder / "ai4i2020" / "ai4i2020.csv")
+    x = x[:, :5]
+    kilowatts = x[:, 2] * x[:, 3] * 2 * np.pi / 60 / 1000
+    return x, np.stack([kilowatts, x[:, 1] - x[:, 0]], 1)
+
+
+def heads_loss(found, wanted):
+    digit, ink = found
+    return nn.functional.cross_entropy(digit, wanted[:, 0].long()) + 100 * (ink[:, 0] - wanted[:, 1]).square().mean()
+
+
 def main():
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
@@ -240,6 +297,21 @@ def main():
             ),
             image(), epochs=2, rate=4e-3,
         ),
+        # ReLU throughout, for fits without retraining: batch norm and weight decay keep what goes into it near one size.
+        "torch-mlp-relu": lambda name: produce(
+            name,
+            nn.Sequential(nn.Linear(784, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10)),
+            mnist_data(folder, (784,)), epochs=6, rate=4e-3, decay=1e-4,
+        ),
+        "torch-avgpool-cnn": lambda name: produce(
+            name,
+            nn.Sequential(
+                nn.Conv2d(1, 8, 5, stride=2, padding=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(2),
+                nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AvgPool2d(2),
+                nn.Flatten(), nn.Linear(144, 10),
+            ),
+            image(), epochs=6, rate=8e-3, decay=1e-4,
+        ),
         "torch-residual-cnn": lambda name: produce(
             name,
             nn.Sequential(
@@ -249,6 +321,14 @@ def main():
             image(), epochs=2, rate=8e-3,
         ),
     }
+    networks["torch-regression"] = lambda name: regress(
+        name, nn.Sequential(Standardise(power(folder)[0]), nn.Linear(5, 16), Square(), nn.Linear(16, 2)),
+        power(folder), nn.functional.mse_loss, epochs=15, rate=3e-3, outputs=["power and excess"],
+    )
+    digits = digits_data()
+    networks["torch-two-heads"] = lambda name: regress(
+        name, Heads(), (digits[0], np.stack([digits[1], digits[0].mean(1)], 1)), heads_loss, epochs=40, rate=5e-3, outputs=["digit", "ink"],
+    )
     for name in sys.argv[2:] or networks:
         networks[name](name)
 

@@ -1,14 +1,12 @@
-//! `deploy`, `decrypt`, `verify`: the Deployment Agent, the Decryption Agent and their check against plaintext.
+//! `deploy` and `verify`: the Deployment Agent, and the check of all agents against plaintext.
 
 use crate::arguments::HomeFlags;
-use crate::failure::{failure, io};
+use crate::failure::failure;
 use crate::samples::{self, OnBars};
 use serde::Serialize;
 use std::fmt;
-use std::io::Write;
 use std::path::Path;
-use subrosa_owner::{Comparison, Decrypted, Deployed, OwnerError, Prediction, Reveal, VerifyRequest};
-use subrosa_program::container::{Access, AtomicFile};
+use subrosa_owner::{Comparison, Deployed, OwnerError, VerifyRequest};
 use subrosa_registry::OwnerIdentity;
 use subrosa_terminal::{Failure, Terminal, text};
 
@@ -17,14 +15,6 @@ struct DeployReport {
     #[serde(flatten)]
     deployed: Deployed,
     out: String,
-}
-
-#[derive(Serialize)]
-struct DecryptReport {
-    #[serde(flatten)]
-    decrypted: Decrypted,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    out: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -37,40 +27,6 @@ pub(crate) fn deploy(terminal: &mut Terminal, home: &HomeFlags, id: &str, out: &
     let identity = OwnerIdentity::load_or_create(&home.vault()?).map_err(failure)?;
     let deployed = owner.deploy(id, out, &identity).map_err(failure)?;
     terminal.report(&DeployReport { deployed, out: out.display().to_string() })
-}
-
-pub(crate) fn decrypt(
-    terminal: &mut Terminal,
-    home: &HomeFlags,
-    results: &Path,
-    reveal: Reveal,
-    out: Option<&Path>,
-) -> Result<(), Failure> {
-    let owner = home.owner()?;
-    let decrypted = owner.decrypt(results, reveal, &home.vault()?).map_err(failure)?;
-    if reveal == Reveal::Scores {
-        terminal.warn("all outputs are revealed: they are for the owner's own eyes, since they help to copy the network and say something about its key");
-    }
-    let doubtful = decrypted.predictions.iter().filter(|p| p.out_of_range).count();
-    if doubtful > 0 {
-        let count = decrypted.count;
-        terminal.warn(format!(
-            "{doubtful} of {count} answers lie outside the range the network was protected for and may be wrong"
-        ));
-    }
-    let report = DecryptReport { decrypted, out: out.map(|path| path.display().to_string()) };
-    if let Some(path) = out {
-        write(path, &report.decrypted).map_err(io("write", path))?;
-    }
-    terminal.report(&report)
-}
-
-/// Writes predictions to a file that only the owner can read, whole or not at all.
-fn write(path: &Path, decrypted: &Decrypted) -> std::io::Result<()> {
-    let mut file = AtomicFile::begin(path, Access::Private)?;
-    serde_json::to_writer(&mut file, decrypted)?;
-    file.write_all(b"\n")?;
-    file.replace()
 }
 
 pub(crate) fn verify(
@@ -107,43 +63,6 @@ impl fmt::Display for DeployReport {
             ("time", text::seconds(d.seconds)),
         ]))
     }
-}
-
-impl fmt::Display for DecryptReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let d = &self.decrypted;
-        match &self.out {
-            Some(out) => writeln!(f, "{} predictions in {out}", d.count)?,
-            None => d.predictions.iter().try_for_each(|p| prediction(f, p))?,
-        }
-        writeln!(
-            f,
-            "{} results of {}@{}, {} revealed, {:.1} bits of budget left, {}",
-            d.count,
-            d.name,
-            d.version,
-            d.reveal,
-            d.remaining_budget_bits,
-            text::seconds(d.seconds)
-        )
-    }
-}
-
-/// One prediction in a line.
-fn prediction(f: &mut fmt::Formatter<'_>, p: &Prediction) -> fmt::Result {
-    write!(f, "{:6}  {}", p.index, p.label)?;
-    if let Some(name) = &p.name {
-        write!(f, "  {name}")?;
-    }
-    match (&p.scores, &p.top) {
-        (Some(scores), _) => scores.iter().try_for_each(|s| write!(f, "  {s:.6}"))?,
-        (None, Some(top)) => top.iter().try_for_each(|(label, share)| write!(f, "  {label}:{share:.4}"))?,
-        (None, None) => {}
-    }
-    if p.out_of_range {
-        write!(f, "  out of range")?;
-    }
-    writeln!(f)
 }
 
 impl fmt::Display for VerifyReport {

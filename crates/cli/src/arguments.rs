@@ -8,6 +8,8 @@ use subrosa_fhe::SecurityLevel;
 use subrosa_input::Preprocess;
 use subrosa_network::{Polynomial, Scope, Substitutions};
 use subrosa_owner::Reveal;
+use subrosa_owner::release::Flooding;
+use subrosa_program::container::Signer;
 use subrosa_terminal::{Flags, GLOBAL};
 
 /// Protects trained neural networks by homomorphic encryption, so that machines you do not trust can run them
@@ -42,12 +44,9 @@ pub(crate) enum Command {
         arguments: Vec<OsString>,
     },
     /// Shows a network's layers, what can be protected, what must be approximated and why
-    Inspect {
-        /// The network, an ONNX file
-        model: PathBuf,
-    },
+    Inspect(InspectFlags),
     /// Generates keys, encrypts the network's weights and registers it
-    Protect(ProtectFlags),
+    Protect(Box<ProtectFlags>),
     /// Lists the protected networks
     Models,
     /// Shows what is known about a protected network
@@ -68,16 +67,15 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
-    /// Decrypts results that came back from an edge machine
-    Decrypt {
-        /// The results file, from `subrosa-edge infer`
-        results: PathBuf,
-        /// What to reveal: label, top:K or scores (all outputs, for your own eyes)
-        #[arg(long, default_value = "label")]
-        reveal: Reveal,
-        /// Write the predictions to this JSON file
-        #[arg(long, value_name = "FILE")]
-        out: Option<PathBuf>,
+    /// Decrypts results that came back from an edge machine, as the release policy permits
+    Decrypt(DecryptFlags),
+    /// Shows the audit log: what was decrypted, refused and let in
+    Audit {
+        #[command(subcommand)]
+        command: Option<Audit>,
+        /// Show only the last N entries
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        last: usize,
     },
     /// Runs the original, the approximated and the encrypted network side by side
     Verify {
@@ -98,9 +96,9 @@ pub(crate) enum Command {
         /// The network
         #[arg(long, value_enum, default_value_t = DemoModel::Mnist)]
         model: DemoModel,
-        /// Images to classify
-        #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=1000))]
-        images: u16,
+        /// Images to classify, as many as there are [default: 200 digits, 50 images of CIFAR-10]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+        images: Option<u16>,
         /// A backend and two edge agents on loopback: digits and sensor rows stream in, labels come out (needs subrosa-serve and
         /// subrosa-edge)
         #[arg(long)]
@@ -125,12 +123,88 @@ pub(crate) enum Command {
 }
 
 #[derive(Args)]
+pub(crate) struct DecryptFlags {
+    /// The results file, from `subrosa-edge infer`
+    pub results: PathBuf,
+    /// What to reveal: label, top:K or scores (all outputs, for your own eyes)
+    #[arg(long, default_value = "label")]
+    pub reveal: Reveal,
+    /// Write the predictions to this JSON file
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// A device whose signed results are accepted, and its public key in hex; may be repeated
+    #[arg(long = "device", value_name = "ID=KEY", value_parser = device)]
+    pub devices: Vec<(String, Signer)>,
+    /// What is printed is for others: `top:K` and `scores` get the noise that release.json in the home says (`flooding`)
+    #[arg(long)]
+    pub outside: bool,
+    /// Decrypt signed results again that were decrypted before, instead of refusing them as replays
+    #[arg(long)]
+    pub again: bool,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Audit {
+    /// Checks the log's hash chain from its first entry to its last
+    Verify {
+        /// The hash of an entry that was noted elsewhere: it must still be in the log
+        #[arg(long, value_name = "HASH")]
+        noted: Option<String>,
+    },
+    /// Lets a device in again that was suspended for results no honest device sends
+    LetIn {
+        /// Its id
+        device: String,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct InspectFlags {
+    /// The network, an ONNX file
+    pub model: PathBuf,
+    /// Plan its protection and execute the plan on plain samples with the noise that encryption will bring: how accurate will it be?
+    #[arg(long, requires = "calibrate")]
+    pub simulate: bool,
+    /// Samples to execute the plan on [default: those of --calibrate]
+    #[arg(long, value_name = "FILE", requires = "simulate")]
+    pub samples: Option<String>,
+    /// Take only the first N samples
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "simulate")]
+    pub limit: usize,
+    #[command(flatten)]
+    pub how: HowFlags,
+}
+
+#[derive(Args)]
 pub(crate) struct ProtectFlags {
     /// The network, an ONNX file
     pub model: PathBuf,
     /// Its name in the registry; a name that exists gets a new version
     #[arg(long)]
     pub name: String,
+    #[command(flatten)]
+    pub how: HowFlags,
+    /// The encryption scheme
+    #[arg(long, value_enum, default_value_t = Scheme::Ckks)]
+    pub scheme: Scheme,
+    /// Plan so precisely that scores can be given to others with noise that covers that of the ciphertexts: everything revealed is
+    /// within 2^-BITS of what says nothing about the key, for RESULTS results
+    #[arg(long, value_name = "BITS:RESULTS")]
+    pub flooding: Option<Flooding>,
+    /// Print the plan: steps, their predicted times, keys, forecast, and what else was considered
+    #[arg(long)]
+    pub explain: bool,
+    /// Text file with the names of the classes, one a line; they stay with the owner
+    #[arg(long, value_name = "FILE")]
+    pub classes: Option<PathBuf>,
+    /// Plan only, store nothing
+    #[arg(long, requires = "explain")]
+    pub dry_run: bool,
+}
+
+/// How a network is to be protected.
+#[derive(Args)]
+pub(crate) struct HowFlags {
     /// What to encrypt: last, classifier, all or from:LAYER
     #[arg(long, default_value_t)]
     pub scope: Scope,
@@ -167,33 +241,31 @@ pub(crate) struct ProtectFlags {
     /// Bits of security: 128, 192 or 256
     #[arg(long, default_value = "128", value_parser = security)]
     pub security: SecurityLevel,
-    /// The encryption scheme
-    #[arg(long, value_enum, default_value_t = Scheme::Ckks)]
-    pub scheme: Scheme,
     /// Replace activations even where the cost is not known
     #[arg(long)]
     pub force: bool,
-    /// Most memory that keys and weights may take on the edge, as in 64MB or 2GB
+    /// Most memory that keys and weights may take on the edge, as in 64MB or 2GB [default: 20GB]
     #[arg(long, value_name = "BYTES", value_parser = memory)]
     pub memory_limit: Option<u64>,
-    /// Print the plan: steps, their predicted times, keys, forecast, and what else was considered
-    #[arg(long)]
-    pub explain: bool,
     /// Evaluate layers without an activation between them one by one, as the paper did, instead of folding them into one
     #[arg(long)]
     pub unfolded: bool,
-    /// Text file with the names of the classes, one a line; they stay with the owner
-    #[arg(long, value_name = "FILE")]
-    pub classes: Option<PathBuf>,
-    /// Plan only, store nothing
-    #[arg(long, requires = "explain")]
-    pub dry_run: bool,
 }
 
+/// How something is handed out.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum InputMode {
     Plain,
     Encrypted,
+}
+
+impl InputMode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Encrypted => "encrypted",
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -204,7 +276,9 @@ pub(crate) enum Scheme {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DemoModel {
+    /// The classifier of an MNIST CNN, with plain and with encrypted input
     Mnist,
+    /// The paper's CNN on CIFAR-10, all of it
     Cifar10,
 }
 
@@ -241,9 +315,11 @@ pub(crate) enum Bench {
     Primitives(PrimitivesFlags),
     /// A classifier of fully connected layers with random weights, with plain and with encrypted input
     Classifier(ClassifierFlags),
+    /// Whole networks, every layer encrypted, each step in a process of its own
+    Cnn(CnnFlags),
     /// The paper's experiment, each step in a process of its own, beside the paper's Tables 2 to 5
     Paper(PaperFlags),
-    /// The edge's command line, as a process that `paper` measures
+    /// The edge's command line, as a process that `paper` and `cnn` measure
     #[command(hide = true)]
     Edge {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -299,6 +375,56 @@ pub(crate) struct ClassifierFlags {
     /// Keep the report in benches/results of the source tree
     #[arg(long)]
     pub archive: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct CnnFlags {
+    /// Blind evaluations to time, each of a sample of its own as far as there are any
+    #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..))]
+    pub runs: u16,
+    /// Networks of Subrosa's own, several with commas [default: all of them]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub network: Vec<CnnNetwork>,
+    /// A network of yours instead, an ONNX file
+    #[arg(long, value_name = "FILE", conflicts_with = "network")]
+    pub model: Option<PathBuf>,
+    /// Its samples: up to 50 to calibrate, others to evaluate [default: random values from 0 to 1]
+    #[arg(long, value_name = "FILE", requires = "model")]
+    pub samples: Option<String>,
+    /// How pixels become its input, as in 'scale=1/255 layout=nchw resize=28x28'
+    #[arg(long, requires = "samples")]
+    pub preprocess: Option<Preprocess>,
+    /// A polynomial in the place of one of its activations, as for protect; may be repeated
+    #[arg(long = "activation", value_name = "ACTIVATION=POLYNOMIAL", requires = "model")]
+    pub activations: Vec<Substitutions>,
+    /// Whether the edge encrypts what it hands in, both with a comma
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "encrypted")]
+    pub input: Vec<InputMode>,
+    /// Whether the weights are encrypted, both with a comma; plain weights are measured with encrypted input only
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "encrypted")]
+    pub weights: Vec<InputMode>,
+    /// Bits of security: 128, 192 or 256, several with commas
+    #[arg(long, value_delimiter = ',', default_value = "128", value_parser = security)]
+    pub security: Vec<SecurityLevel>,
+    /// Most memory that keys and weights may take on the edge, as in 64MB or 2GB [default: 20GB]
+    #[arg(long, value_name = "BYTES", value_parser = memory)]
+    pub memory_limit: Option<u64>,
+    /// Keep the report in benches/results of the source tree
+    #[arg(long)]
+    pub archive: bool,
+}
+
+/// A whole network of the repository.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CnnNetwork {
+    /// The paper's CNN on CIFAR-10, everything polynomial
+    Cifar,
+    /// The same in the shape of MNIST
+    Mnist,
+    /// A network like CryptoNets' on MNIST
+    Cryptonets,
+    /// Three fully connected layers on AI4I 2020
+    Ai4i,
 }
 
 #[derive(Args)]
@@ -429,6 +555,18 @@ impl std::str::FromStr for LogNs {
         }
         Ok(Self(all))
     }
+}
+
+/// ID=KEY, the key being 64 hex digits.
+fn device(text: &str) -> Result<(String, Signer), String> {
+    let parsed = text.split_once('=').and_then(|(id, key)| {
+        let mut public_key = [0; 32];
+        hex::decode_to_slice(key, &mut public_key).ok()?;
+        (!id.is_empty()).then(|| (id.to_owned(), Signer { public_key }))
+    });
+    parsed.ok_or_else(|| {
+        "it is not ID=KEY with the 64 hex digits that `subrosa-edge infer --device-key` shows".to_owned()
+    })
 }
 
 fn security(text: &str) -> Result<SecurityLevel, String> {

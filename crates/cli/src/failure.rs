@@ -14,6 +14,7 @@ pub(crate) fn failure(error: impl Into<OwnerError>) -> Failure {
         OwnerError::Engine(e) => subrosa_edge::failure(EdgeError::Engine(e)),
         error @ (OwnerError::Plan(PlanError::Fhe(_))
         | OwnerError::Report(_)
+        | OwnerError::Audit { .. }
         | OwnerError::Registry(RegistryError::Database { .. } | RegistryError::Random(_))
         | OwnerError::Vault(VaultError::Random(_) | VaultError::Encryption { .. })) => Failure::failed(error),
         error => Failure::of(&error),

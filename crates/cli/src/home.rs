@@ -1,18 +1,14 @@
 //! The owner's home directory and the passphrase that opens its vault.
 
 use crate::arguments::HomeFlags;
-use crate::failure::{failure, io};
-use etcetera::BaseStrategy;
-use std::fs::File;
-use std::io::{IsTerminal, Read, stdin};
+use crate::failure::failure;
+use std::io::{IsTerminal, stdin};
 use std::path::{Path, PathBuf};
 use subrosa_owner::Owner;
 use subrosa_registry::{Passphrase, Vault};
 use subrosa_terminal::Failure;
 
 const VARIABLE: &str = "SUBROSA_PASSPHRASE";
-/// Longer files were named by mistake.
-const MAX_PASSPHRASE_BYTES: u64 = 4096;
 
 impl HomeFlags {
     /// The home directory.
@@ -20,8 +16,7 @@ impl HomeFlags {
         if let Some(home) = &self.home {
             return Ok(home.clone());
         }
-        let platform = etcetera::base_strategy::choose_native_strategy();
-        platform.map(|p| p.data_dir().join("subrosa")).map_err(|_| {
+        subrosa_registry::default_home().ok_or_else(|| {
             Failure::usage("the system names no data directory: say where your keys and networks live with --home DIR")
         })
     }
@@ -82,15 +77,7 @@ impl HomeFlags {
 
 /// Reads a passphrase from a file, without the line break at its end.
 pub(crate) fn from_file(path: &Path) -> Result<Passphrase, Failure> {
-    let mut text = String::new();
-    let opened = File::open(path).map_err(io("read the passphrase from", path))?;
-    opened.take(MAX_PASSPHRASE_BYTES + 1).read_to_string(&mut text).map_err(io("read the passphrase from", path))?;
-    if text.len() as u64 > MAX_PASSPHRASE_BYTES {
-        let path = path.display();
-        return Err(Failure::usage(format!("{path} is too long for a passphrase: give the right file")));
-    }
-    let line = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
-    Passphrase::new(line.to_owned()).map_err(|e| failure(e).at(path.display()))
+    Passphrase::read(path).map_err(failure)
 }
 
 /// Asks on the terminal, twice for a new passphrase.

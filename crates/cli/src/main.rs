@@ -2,7 +2,9 @@
 
 mod agents;
 mod arguments;
+mod audit;
 mod bench;
+mod decrypt;
 mod demo;
 mod failure;
 mod home;
@@ -42,13 +44,14 @@ fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write) -> Re
     match command {
         // Handed over above.
         Command::Train { .. } => Ok(()),
-        Command::Inspect { model } => inspect::inspect(terminal, &model),
+        Command::Inspect(wanted) => inspect::inspect(terminal, &home, &wanted),
         Command::Protect(wanted) => protect::protect(terminal, &home, &wanted),
         Command::Models => registry::models(terminal, &home),
         Command::Show { id } => registry::show(terminal, &home, &id),
         Command::Remove { id } => registry::remove(terminal, &home, &id),
         Command::Deploy { id, out } => agents::deploy(terminal, &home, &id, &out),
-        Command::Decrypt { results, reveal, out } => agents::decrypt(terminal, &home, &results, reveal, out.as_deref()),
+        Command::Decrypt(wanted) => decrypt::decrypt(terminal, &home, &wanted),
+        Command::Audit { command, last } => audit::audit(terminal, &home, command.as_ref(), last),
         Command::Verify { id, input, labels, limit } => {
             agents::verify(terminal, &home, &id, &input, labels.as_deref(), limit)
         }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use subrosa_fhe::{Kernel, KeyShape, Parameters, wire};
 use subrosa_owner::Calibration;
-use subrosa_plan::{Alternative, Forecast, Memory, Plan, Ranges, StepWork, Work};
-use subrosa_program::Step;
+use subrosa_plan::{Alternative, Forecast, Memory, Plan, Ranges, StepError, StepWork, Work};
+use subrosa_program::bundle::packed_len;
+use subrosa_program::{LayerSteps, Step};
 use subrosa_terminal::{Failure, text};
 
 /// What the edge will execute and what is predicted of it.
@@ -21,6 +22,7 @@ pub(crate) struct PlanReport {
     input_polynomials: usize,
     groups: Vec<Group>,
     keys: Vec<Keys>,
+    layers: Vec<Layer>,
     steps: Vec<ExplainedStep>,
     ranges: Vec<Ranges>,
     forecast: Forecast,
@@ -29,7 +31,7 @@ pub(crate) struct PlanReport {
     calibration: Calibration,
 }
 
-/// Encrypted constants of one kind.
+/// Constants of one kind.
 #[derive(Serialize)]
 struct Group {
     name: String,
@@ -55,6 +57,22 @@ struct ExplainedStep {
     #[serde(flatten)]
     step: Step,
     predicted: StepWork,
+}
+
+/// What the steps of one layer take together.
+#[derive(Serialize)]
+struct Layer {
+    name: String,
+    steps: usize,
+    /// Highest and lowest level of what its steps work on.
+    levels: (usize, usize),
+    work: Work,
+    /// Bytes of its weights and biases in the bundle.
+    bytes: u64,
+    /// Precision of its results on a calibration sample, with simulated noise: log2 of their root mean square over that of their errors;
+    /// not told for chains of dense layers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    precision_bits: Option<f64>,
 }
 
 /// Time and memory, and the cost model they are predicted with.
@@ -92,8 +110,10 @@ impl PlanReport {
             count: g.count,
             level: g.level,
             scale_bits: g.scale.log2(),
-            bytes: (g.count * wire::seeded_len(&parameters, g.level)) as u64,
+            bytes: (g.count * packed_len(&parameters, g)) as u64,
         });
+        let groups: Vec<Group> = groups.collect();
+        let layers = layers(plan, &calibration, &groups)?;
         let steps = program.steps.iter().zip(&plan.prediction.steps);
         let predicted = Predicted {
             prepare: plan.prediction.prepare,
@@ -112,8 +132,9 @@ impl PlanReport {
             features: program.input.features,
             input_level: program.input.level,
             input_polynomials: program.input.layout.polynomials(),
-            groups: groups.collect(),
+            groups,
             keys: keys.collect(),
+            layers,
             steps: steps.map(|(step, &predicted)| ExplainedStep { step: step.clone(), predicted }).collect(),
             ranges: plan.ranges.clone(),
             forecast: plan.forecast,
@@ -121,6 +142,51 @@ impl PlanReport {
             alternatives: plan.alternatives.clone(),
             calibration,
         })
+    }
+}
+
+/// The layers with their parts of the prediction.
+fn layers(plan: &Plan, calibration: &Calibration, groups: &[Group]) -> Result<Vec<Layer>, Failure> {
+    let errors = match calibration.features.first() {
+        Some(sample) => plan.step_errors(sample, 0).map_err(Failure::failed)?,
+        None => Vec::new(),
+    };
+    let layer = |LayerSteps { name, steps }: LayerSteps| {
+        let works = || steps.iter().filter_map(|&at| plan.prediction.steps.get(at));
+        let levels = works().map(|s| s.level);
+        let mut own: Vec<usize> =
+            steps.iter().filter_map(|&at| plan.program.steps.get(at)).flat_map(Step::all_constants).collect();
+        own.sort_unstable();
+        own.dedup();
+        Layer {
+            name,
+            steps: steps.len(),
+            levels: (levels.clone().max().unwrap_or(0), levels.min().unwrap_or(0)),
+            work: works().fold(Work::default(), |sum, s| sum + s.work),
+            bytes: own.iter().filter_map(|&group| groups.get(group)).map(|g| g.bytes).sum(),
+            precision_bits: steps.last().and_then(|&at| errors.get(at)).map(StepError::bits).filter(|b| b.is_finite()),
+        }
+    };
+    Ok(plan.program.layers().into_iter().map(layer).collect())
+}
+
+impl Layer {
+    fn row(&self) -> [String; 9] {
+        let levels = match self.levels {
+            (high, low) if high == low => high.to_string(),
+            (high, low) => format!("{high} to {low}"),
+        };
+        [
+            format!("  {}", self.name),
+            self.steps.to_string(),
+            levels,
+            self.work.products.to_string(),
+            self.work.key_products.to_string(),
+            text::bytes(self.bytes),
+            text::bytes(self.work.key_bytes),
+            text::seconds(self.work.seconds),
+            self.precision_bits.map_or_else(|| "-".to_owned(), |bits| format!("{bits:.1} bits")),
+        ]
     }
 }
 
@@ -214,6 +280,12 @@ impl fmt::Display for PlanReport {
         });
         f.write_str(&text::table(&keys.collect::<Vec<_>>()))?;
         writeln!(f)?;
+        let heads =
+            ["layers", "steps", "levels", "products", "key switches", "weights", "keys read", "predicted", "precision"];
+        let mut rows = vec![heads.map(str::to_owned)];
+        rows.extend(self.layers.iter().map(Layer::row));
+        f.write_str(&text::table(&rows))?;
+        writeln!(f)?;
         let heads = ["steps", "time", "level", "NTTs", "products", "key switches", "keys read", "weights read"];
         let mut steps = vec![heads.map(str::to_owned)];
         steps.push(numbers("prepare".into(), self.input_level, &self.predicted.prepare));
@@ -224,6 +296,9 @@ impl fmt::Display for PlanReport {
         let mut rows = vec![heads.map(str::to_owned)];
         rows.extend(self.alternatives.iter().map(considered));
         f.write_str(&text::table(&rows))?;
+        if self.ranges.is_empty() {
+            return Ok(());
+        }
         writeln!(f, "\nranges of the layers")?;
         let ranges = self.ranges.iter().enumerate().map(|(i, r)| {
             [

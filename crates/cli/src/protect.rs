@@ -1,6 +1,6 @@
 //! `protect`: the Protection Agent on the command line.
 
-use crate::arguments::{HomeFlags, InputMode, ProtectFlags, Scheme};
+use crate::arguments::{HomeFlags, HowFlags, InputMode, ProtectFlags, Scheme};
 use crate::failure::{failure, io};
 use crate::plan::PlanReport;
 use crate::samples::{self, OnBars};
@@ -8,8 +8,10 @@ use serde::Serialize;
 use std::fmt;
 use std::path::Path;
 use subrosa_fhe::Kernel;
+use subrosa_input::Dataset;
 use subrosa_network::Substitutions;
 use subrosa_owner::{Calibration, Owner, OwnerError, ProtectReport, ProtectRequest, cost_model};
+use subrosa_plan::CostModel;
 use subrosa_terminal::{Failure, Terminal, text};
 
 /// What `protect` prints.
@@ -26,42 +28,25 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
         return Err(Failure::usage("the scheme bgv is not built yet: use --scheme ckks"));
     }
     subrosa_registry::validate_name(&wanted.name).map_err(failure)?;
-    let onnx = std::fs::read(&wanted.model).map_err(io("read", &wanted.model))?;
-    let data =
-        wanted.calibrate.as_deref().map(|path| samples::read(path, wanted.labels.as_deref(), None)).transpose()?;
-    let mut substitutions = Substitutions::none();
-    wanted.activations.iter().for_each(|others| substitutions.extend(others));
-    let kernel = Kernel::active().map_err(|e| failure(OwnerError::Engine(e.into())))?;
-    // Here, since a dry run has a home of its own.
-    let costs = cost_model(&home.directory()?, kernel);
-    let request = ProtectRequest {
-        onnx: &onnx,
-        name: &wanted.name,
-        scope: wanted.scope.clone(),
-        encrypted_input: wanted.input == InputMode::Encrypted,
-        plain_weights: wanted.weights == InputMode::Plain,
-        substitutions,
-        preprocess: wanted.preprocess.clone(),
-        calibrate: data.as_ref(),
-        security: wanted.security,
-        force: wanted.force,
-        fold: !wanted.unfolded,
-        classes: wanted.classes.as_deref().map(class_names).transpose()?,
-        memory_limit: wanted.memory_limit,
-        costs: Some(&costs),
+    let files = Files::read(&wanted.model, &wanted.how, home)?;
+    let classes = wanted.classes.as_deref().map(class_names).transpose()?;
+    let request = ProtectRequest { classes, ..files.request(&wanted.name, &wanted.how) };
+    let blamed = |error| files.blamed(error);
+    let prepare = |owner: &Owner| {
+        let prepared = owner.prepare(&request).map_err(blamed)?;
+        Ok::<_, Failure>(prepared.with_flooding(wanted.flooding))
     };
+    let plan = |owner: &Owner| owner.plan_prepared(&request, prepare(owner)?).map_err(blamed);
     if wanted.dry_run {
-        // Planning stores nothing but needs an owner: this one is gone afterwards.
-        let nowhere = tempfile::tempdir().map_err(io("create a directory in", &std::env::temp_dir()))?;
-        let owner = Owner::open(nowhere.path()).map_err(failure)?;
-        let (plan, calibration) = owner.plan(&request).map_err(|e| blamed(wanted, e))?;
+        let (_directory, owner) = nowhere()?;
+        let (plan, calibration) = plan(&owner)?;
         warn_of_ranges(terminal, &calibration);
         warn_of_replaced(terminal, &calibration, &texts(&calibration));
         return terminal.report(&PlanReport::new(&plan, calibration)?);
     }
     let owner = home.owner_or_new()?;
     let plan = if wanted.explain {
-        let (plan, calibration) = owner.plan(&request).map_err(|e| blamed(wanted, e))?;
+        let (plan, calibration) = plan(&owner)?;
         Some(PlanReport::new(&plan, calibration)?)
     } else {
         None
@@ -70,13 +55,75 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
         terminal.text(plan)?;
     }
     let (vault, _) = home.vault_or_new()?;
-    let prepared = owner.prepare(&request).map_err(|e| blamed(wanted, e))?;
+    let prepared = prepare(&owner)?;
     // Before anything is encrypted: it takes long, and these may be reasons not to.
     warn_of_replaced(terminal, prepared.calibration(), &prepared.replaced());
     let report = owner.protect_prepared(&request, prepared, &vault, &OnBars(terminal.bars()));
-    let report = report.map_err(|e| blamed(wanted, e))?;
+    let report = report.map_err(blamed)?;
     warn_of_ranges(terminal, &report.calibration);
     terminal.report(&Protected { report, plan })
+}
+
+/// What a network is protected with, read from files.
+pub(crate) struct Files<'a> {
+    model: &'a Path,
+    calibrate: Option<&'a str>,
+    onnx: Vec<u8>,
+    data: Option<Dataset>,
+    costs: CostModel,
+}
+
+impl<'a> Files<'a> {
+    pub fn read(model: &'a Path, how: &'a HowFlags, home: &HomeFlags) -> Result<Self, Failure> {
+        let onnx = std::fs::read(model).map_err(io("read", model))?;
+        let calibrate = how.calibrate.as_deref();
+        let data = calibrate.map(|path| samples::read(path, how.labels.as_deref(), None)).transpose()?;
+        let kernel = Kernel::active().map_err(|e| failure(OwnerError::Engine(e.into())))?;
+        // Here, since a dry run has a home of its own.
+        let costs = cost_model(&home.directory()?, kernel);
+        Ok(Self { model, calibrate, onnx, data, costs })
+    }
+
+    pub fn data(&self) -> Option<&Dataset> {
+        self.data.as_ref()
+    }
+
+    pub fn request<'b>(&'b self, name: &'b str, how: &HowFlags) -> ProtectRequest<'b> {
+        let mut substitutions = Substitutions::none();
+        how.activations.iter().for_each(|others| substitutions.extend(others));
+        ProtectRequest {
+            onnx: &self.onnx,
+            name,
+            scope: how.scope.clone(),
+            encrypted_input: how.input == InputMode::Encrypted,
+            plain_weights: how.weights == InputMode::Plain,
+            substitutions,
+            preprocess: how.preprocess.clone(),
+            calibrate: self.data.as_ref(),
+            security: how.security,
+            force: how.force,
+            fold: !how.unfolded,
+            classes: None,
+            memory_limit: how.memory_limit,
+            costs: Some(&self.costs),
+        }
+    }
+
+    /// The failure with the name of the file that is to blame.
+    pub fn blamed(&self, error: OwnerError) -> Failure {
+        match (&error, self.calibrate) {
+            (OwnerError::Network(_) | OwnerError::Plain(_), _) => failure(error).at(self.model.display()),
+            (OwnerError::Input(_), Some(data)) => failure(error).at(data),
+            _ => failure(error),
+        }
+    }
+}
+
+/// An owner with a home that is gone afterwards: planning stores nothing but needs one.
+pub(crate) fn nowhere() -> Result<(tempfile::TempDir, Owner), Failure> {
+    let directory = tempfile::tempdir().map_err(io("create a directory in", &std::env::temp_dir()))?;
+    let owner = Owner::open(directory.path()).map_err(failure)?;
+    Ok((directory, owner))
 }
 
 /// One name a line; empty lines at the end do not count.
@@ -85,17 +132,8 @@ fn class_names(path: &Path) -> Result<Vec<String>, Failure> {
     Ok(text.trim_end().lines().map(|line| line.trim().to_owned()).collect())
 }
 
-/// The failure with the name of the file that is to blame.
-fn blamed(wanted: &ProtectFlags, error: OwnerError) -> Failure {
-    match (&error, &wanted.calibrate) {
-        (OwnerError::Network(_) | OwnerError::Plain(_), _) => failure(error).at(wanted.model.display()),
-        (OwnerError::Input(_), Some(data)) => failure(error).at(data),
-        _ => failure(error),
-    }
-}
-
 /// Activations that were fitted, for people.
-fn texts(calibration: &Calibration) -> Vec<String> {
+pub(crate) fn texts(calibration: &Calibration) -> Vec<String> {
     calibration.fits.iter().map(ToString::to_string).collect()
 }
 
@@ -109,7 +147,7 @@ fn warn_of_ranges(terminal: &Terminal, calibration: &Calibration) {
 }
 
 /// What the owner should know about replaced activations.
-fn warn_of_replaced(terminal: &Terminal, calibration: &Calibration, replaced: &[String]) {
+pub(crate) fn warn_of_replaced(terminal: &Terminal, calibration: &Calibration, replaced: &[String]) {
     if replaced.is_empty() {
         return;
     }

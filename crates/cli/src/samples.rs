@@ -1,7 +1,8 @@
 //! Samples and their classes from files, and the owner's progress on bars.
 
-use crate::failure::failure;
-use subrosa_input::Dataset;
+use crate::failure::{failure, io};
+use std::path::Path;
+use subrosa_input::{Dataset, Samples};
 use subrosa_owner::Progress;
 use subrosa_terminal::{Bars, Failure};
 
@@ -21,6 +22,32 @@ pub(crate) fn read(path: &str, labels: Option<&str>, limit: Option<usize>) -> Re
         samples.labels = Some(labels);
     }
     Ok(samples)
+}
+
+/// Writes samples as an `.npy` file: float32 as they are, images of one size as uint8.
+pub(crate) fn write_npy(path: &Path, samples: &Samples) -> Result<(), Failure> {
+    let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let (kind, shape, bytes, values): (_, _, Vec<u8>, _) = match samples {
+        Samples::Raw { shape, data } => ("<f4", shape.clone(), floats(data), data.len()),
+        Samples::Pixels { height, width, channels, data } => {
+            let shape = if *channels == 1 { vec![*height, *width] } else { vec![*height, *width, *channels] };
+            ("|u1", shape, data.clone(), data.len())
+        }
+        Samples::Images(_) => return Err(Failure::usage("images of several sizes do not fit into one array")),
+    };
+    // The header is padded so that the data begin at a multiple of 64 bytes (NumPy Enhancement Proposal 1).
+    const PREFIX: usize = 10;
+    let count = values / shape.iter().product::<usize>().max(1);
+    let shape = shape.iter().map(|len| format!(", {len}")).collect::<String>();
+    let mut header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({count}{shape}), }}");
+    let padding = (PREFIX + header.len() + 1).next_multiple_of(64) - (PREFIX + header.len() + 1);
+    header.push_str(&" ".repeat(padding));
+    header.push('\n');
+    let mut file = b"\x93NUMPY\x01\x00".to_vec();
+    file.extend(u16::try_from(header.len()).map_err(Failure::failed)?.to_le_bytes());
+    file.extend(header.bytes());
+    file.extend(bytes);
+    std::fs::write(path, file).map_err(io("write", path))
 }
 
 /// The owner's progress, shown on bars.

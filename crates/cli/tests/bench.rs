@@ -116,6 +116,53 @@ fn a_classifier_is_reported_from_protection_to_decryption() {
 }
 
 #[test]
+fn whole_networks_are_reported_step_by_step_beside_what_was_predicted() {
+    let owner = Owner::new();
+    let report = owner.json(&["bench", "cnn", "--network", "ai4i", "--input", "plain,encrypted", "--runs", "2"]);
+    let all = rows(&report);
+    let steps: Vec<&str> = all.iter().map(|r| r["what"].as_str().unwrap()).collect();
+    assert_eq!(steps, ["protect", "load", "prepare", "infer", "decrypt"].repeat(2));
+    for row in all {
+        has_keys(
+            row,
+            &["network", "input", "log_n", "weights", "model_bytes", "bundle_bytes", "predicted_memory_bytes"],
+        );
+        assert_eq!((&row["agreement"], &row["weights"]), (&1.0.into(), &850.into()));
+        assert!(row["max_abs_error"].as_f64() < row["forecast_max_abs_error"].as_f64());
+        if cfg!(target_os = "linux") {
+            has_keys(row, &["peak_rss_bytes"]);
+        }
+    }
+    has_keys(find(all, "infer"), &["predicted_seconds"]);
+    assert_eq!(find(all, "infer")["runs"], 2);
+
+    let plain = owner.json(&["bench", "cnn", "--network", "ai4i", "--weights", "plain", "--runs", "1"]);
+    assert_eq!(find(rows(&plain), "infer")["setting"], "ai4i-mlp, encrypted input, plain weights");
+    refused(
+        &owner,
+        &["bench", "cnn", "--network", "ai4i", "--weights", "plain", "--input", "plain"],
+        str![[r#"
+error: plain weights with plain input protect nothing: encrypt one of them
+
+"#]],
+    );
+
+    // A network of one's own, on samples of one's own and on random ones.
+    let (model, data) = (common::fixture("torch-mlp-tanh.onnx"), common::fixture("torch-mlp-tanh.input.npy"));
+    let own = ["bench", "cnn", "--model", &model, "--input", "plain", "--runs", "1"];
+    let fitted = owner.json(&[&own[..], &["--samples", &data, "--activation", "tanh=chebyshev:3"]].concat());
+    assert_eq!(find(rows(&fitted), "infer")["network"], "torch-mlp-tanh");
+    refused(
+        &owner,
+        &own,
+        str![[r#"
+error: [..] the tanh after layer '0' is no polynomial and cannot be evaluated on encrypted values: [..]
+
+"#]],
+    );
+}
+
+#[test]
 fn the_papers_experiment_puts_every_step_beside_the_papers_figures() {
     let owner = Owner::new();
     let arguments = ["bench", "paper", "--network", "cifar", "--setting", "last", "--security", "192", "--runs", "1"];
@@ -259,6 +306,32 @@ error: --svg draws the CIFAR-10 network, which the paper's figures are of: give 
         &["bench", "paper", "--svg", "nowhere/chart.svg"],
         str![[r#"
 error: there is no directory nowhere for the chart: make it first
+
+"#]],
+    );
+    refused(
+        &owner,
+        &["bench", "cnn", "--network", "resnet"],
+        str![[r#"
+error: invalid value 'resnet' for '--network <NETWORK>' [possible values: cifar, mnist, cryptonets, ai4i]
+For more information, try '--help'.
+
+"#]],
+    );
+    refused(
+        &owner,
+        &["bench", "cnn", "--model", "missing.onnx"],
+        str![[r#"
+error: cannot read missing.onnx: No such file or directory (os error 2)
+
+"#]],
+    );
+    refused(
+        &owner,
+        &["bench", "cnn", "--samples", "x.npy"],
+        str![[r#"
+error: the following required arguments were not provided: --model <FILE>
+For more information, try '--help'.
 
 "#]],
     );

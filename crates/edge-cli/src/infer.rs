@@ -1,13 +1,14 @@
 //! `subrosa-edge infer`: from a bundle and samples to a results file.
 
 use crate::failure;
+use crate::output::{Output, SigningDevice};
 use serde::Serialize;
 use std::fmt;
 use std::path::Path;
 use std::time::Instant;
 use subrosa_edge_agent::{Options, Processor};
 use subrosa_fhe::wire;
-use subrosa_program::{Program, Step};
+use subrosa_program::{LayerSteps, Program, Step};
 use subrosa_terminal::machine::median;
 use subrosa_terminal::{Bars, Failure, text};
 
@@ -26,6 +27,8 @@ pub struct InferRequest<'a> {
     pub limit: Option<usize>,
     /// Whether every step of the evaluation is timed.
     pub profile: bool,
+    /// Who signs the results, if anybody does.
+    pub signer: Option<SigningDevice>,
     /// Whom to trust, and threads.
     pub options: Options,
 }
@@ -39,6 +42,17 @@ pub struct StepTime {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub constants: Option<String>,
     /// Median over the samples.
+    pub seconds: f64,
+}
+
+/// The steps of one layer and their time.
+#[derive(Debug, Clone, Serialize)]
+pub struct LayerTime {
+    /// Its name.
+    pub layer: String,
+    /// Its steps.
+    pub steps: usize,
+    /// Sum of their medians.
     pub seconds: f64,
 }
 
@@ -75,9 +89,15 @@ pub struct InferReport {
     pub owner: String,
     /// Whether that is the owner given with `--trust`.
     pub trusted: bool,
+    /// Public key of the device that signed the results, in hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_key: Option<String>,
     /// The steps of the evaluation, with `--profile`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub profile: Vec<StepTime>,
+    /// The same summed up by layers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub profile_layers: Vec<LayerTime>,
 }
 
 /// Loads the bundle, runs every sample through the plain part and the blind evaluation, writes the results file.
@@ -90,7 +110,7 @@ pub fn infer(request: &InferRequest, bars: &Bars) -> Result<InferReport, Failure
     let load_seconds = start.elapsed().as_secs_f64();
     let samples = subrosa_input::read(request.input, request.limit).map_err(|e| failure(e.into()))?;
     let samples = processor.preprocess(&samples).map_err(|e| failure(e).at(request.input))?;
-    let mut results = processor.results(request.out).map_err(failure)?;
+    let mut results = Output::begin(&processor, request)?;
     let parameters = processor.parameters();
 
     let (mut plain_seconds, mut encrypt_times, mut infer_times) = (0.0, Vec::new(), Vec::new());
@@ -118,15 +138,16 @@ pub fn infer(request: &InferRequest, bars: &Bars) -> Result<InferReport, Failure
                 processor.infer(&input).map_err(at)?
             };
             infer_times.push(evaluate.elapsed().as_secs_f64());
-            results.push(parameters, &result).map_err(|e| failure(e.into()))?;
+            results.push(&processor, &result)?;
             bars.advance(1);
         }
     }
     bars.end();
-    let file = results.finish().map_err(|e| failure(e.into()))?;
+    let results_file_bytes = results.finish()?;
 
     let (manifest, output) = (processor.manifest(), &processor.program().output);
     let (signer, trusted) = processor.signer();
+    let profile = profile(processor.program(), &mut step_times);
     Ok(InferReport {
         id: manifest.id.clone(),
         name: manifest.name.clone(),
@@ -139,33 +160,34 @@ pub fn infer(request: &InferRequest, bars: &Bars) -> Result<InferReport, Failure
         infer_seconds: median(&mut infer_times),
         total_seconds: start.elapsed().as_secs_f64(),
         result_bytes: (output.registers.len() * wire::ciphertext_len(parameters, output.level, output.degree)) as u64,
-        results_file_bytes: file.bytes,
+        results_file_bytes,
         input_ciphertext_bytes,
         owner: signer.fingerprint(),
         trusted,
-        profile: profile(processor.program(), &mut step_times),
+        device_key: request.signer.as_ref().map(SigningDevice::public_key),
+        profile_layers: by_layer(processor.program(), &profile),
+        profile,
     })
 }
 
 /// The medians, step by step.
 fn profile(program: &Program, times: &mut [Vec<f64>]) -> Vec<StepTime> {
-    let group = |step: &Step| match step {
-        Step::Linear { products, .. } => products.first().map(|p| p.weights),
-        Step::LinearPlain { weights, .. }
-        | Step::DiagonalsPlain { weights, .. }
-        | Step::DiagonalsCipher { weights, .. }
-        | Step::CoefficientDot { weights, .. }
-        | Step::CoefficientRows { weights, .. } => Some(*weights),
-        Step::AddConstant { group, .. } => Some(*group),
-        _ => None,
-    };
     let name = |group: usize| program.constants.get(group).map(|g| g.name.clone());
     let timed = |(step, times): (&Step, &mut Vec<f64>)| StepTime {
         step: step.name(),
-        constants: group(step).and_then(name),
+        constants: step.constants().and_then(name),
         seconds: median(times),
     };
     program.steps.iter().zip(times).map(timed).collect()
+}
+
+/// The sums, layer by layer.
+fn by_layer(program: &Program, profile: &[StepTime]) -> Vec<LayerTime> {
+    let time = |at: &usize| profile.get(*at).map_or(0.0, |s| s.seconds);
+    let layers = if profile.is_empty() { Vec::new() } else { program.layers() };
+    let layer =
+        |l: LayerSteps| LayerTime { steps: l.steps.len(), seconds: l.steps.iter().map(time).sum(), layer: l.name };
+    layers.into_iter().map(layer).collect()
 }
 
 impl fmt::Display for InferReport {
@@ -188,9 +210,16 @@ impl fmt::Display for InferReport {
             ("in all", text::seconds(self.total_seconds)),
             ("results", results),
         ]))?;
+        if let Some(key) = &self.device_key {
+            write!(f, "{}", text::fields(&[("signed by", key.clone())]))?;
+        }
         if self.profile.is_empty() {
             return Ok(());
         }
+        let head = ["layer", "steps", "time"].map(str::to_owned);
+        let row = |l: &LayerTime| [l.layer.clone(), l.steps.to_string(), text::seconds(l.seconds)];
+        let rows: Vec<_> = std::iter::once(head).chain(self.profile_layers.iter().map(row)).collect();
+        write!(f, "\n{}", text::table(&rows))?;
         let head = ["step".to_owned(), "constants".to_owned(), "time".to_owned()];
         let row = |s: &StepTime| [s.step.to_owned(), s.constants.clone().unwrap_or_default(), text::seconds(s.seconds)];
         let rows: Vec<_> = std::iter::once(head).chain(self.profile.iter().map(row)).collect();

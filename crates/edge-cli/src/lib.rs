@@ -5,10 +5,12 @@
 mod failure;
 mod infer;
 mod info;
+mod output;
 mod run;
 
 pub use failure::failure;
 pub use infer::{InferReport, InferRequest, infer};
+pub use output::SigningDevice;
 
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
@@ -54,6 +56,12 @@ enum Command {
         /// Times every step of the blind evaluation
         #[arg(long)]
         profile: bool,
+        /// Sign each result with the device's key in this file, which is made if there is none; needs --device
+        #[arg(long, value_name = "FILE", requires = "device")]
+        device_key: Option<PathBuf>,
+        /// The device's id, as it is enrolled
+        #[arg(long, value_name = "ID", requires = "device_key")]
+        device: Option<String>,
     },
     /// Runs as a service: takes the deployed network and samples from many sources, delivers encrypted results
     Run {
@@ -81,8 +89,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write) -
             note_owner(&terminal, &report.owner, report.trusted);
             terminal.report(&report)
         }
-        Command::Infer { bundle, input, out, limit, profile } => {
-            let request = InferRequest { bundle: &bundle, input: &input, out: &out, limit, profile, options };
+        Command::Infer { bundle, input, out, limit, profile, device_key, device } => {
+            let signer = device.zip(device_key).map(|(device, key)| SigningDevice::load(device, &key)).transpose()?;
+            let request = InferRequest { bundle: &bundle, input: &input, out: &out, limit, profile, signer, options };
             let report = infer(&request, &terminal.bars())?;
             note_owner(&terminal, &report.owner, report.trusted);
             terminal.report(&report)

@@ -8,4 +8,4 @@ pub mod messages;
 mod result;
 
 pub use device::{DeviceKey, DeviceKeyError};
-pub use result::{ResultError, ResultId, SampleId, SignedResult, Statement, decode_batch, encode_batch};
+pub use result::{ResultError, ResultId, SampleId, SignedResult, Statement, decode_batch, encode_batch, is_batch};

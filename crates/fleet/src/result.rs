@@ -15,6 +15,9 @@ use crate::DeviceKey;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 use std::str::FromStr;
 use subrosa_program::container::Signer;
 
@@ -241,6 +244,16 @@ fn message(signed: &[u8]) -> Vec<u8> {
 /// The bytes of a batch.
 pub fn encode_batch<'a>(results: impl IntoIterator<Item = &'a SignedResult>) -> Vec<u8> {
     results.into_iter().flat_map(SignedResult::encode).collect()
+}
+
+/// Whether a file begins as a batch does.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn is_batch(path: &Path) -> io::Result<bool> {
+    let mut mark = Vec::with_capacity(MARK.len());
+    File::open(path)?.take(MARK.len() as u64).read_to_end(&mut mark)?;
+    Ok(mark == MARK)
 }
 
 /// Reads a batch of at most `limit` records.

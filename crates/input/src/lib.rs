@@ -36,6 +36,22 @@ pub struct Dataset {
     pub names: Option<Vec<String>>,
 }
 
+impl Dataset {
+    /// Keeps the first `count` samples with what belongs to them.
+    pub fn truncate(&mut self, count: usize) {
+        let count = count.min(self.count);
+        let kept = |len: usize| len / self.count.max(1) * count;
+        match &mut self.samples {
+            Samples::Raw { data, .. } => data.truncate(kept(data.len())),
+            Samples::Pixels { data, .. } => data.truncate(kept(data.len())),
+            Samples::Images(images) => images.truncate(count),
+        }
+        self.labels.iter_mut().for_each(|l| l.truncate(count));
+        self.names.iter_mut().for_each(|n| n.truncate(count));
+        self.count = count;
+    }
+}
+
 /// Values of samples, one after the other.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Samples {

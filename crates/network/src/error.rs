@@ -25,8 +25,8 @@ pub enum NetworkError {
     /// Nothing at the network's end can be protected.
     #[error("no protectable layer: {0}")]
     NoDenseEnd(String),
-    /// `--scope all` on a network that does not consist of FC layers only.
-    #[error("{0} cannot be protected yet: use --scope classifier")]
+    /// A chain of `--scope all` of a network that does not consist of FC layers only; a circuit can hold it.
+    #[error("{0} cannot stand in a chain of FC layers: take the network as a circuit, or use --scope classifier")]
     NotAllDense(String),
     /// `--scope from:NAME` with a name that no layer has.
     #[error("no layer is called '{name}'; the FC layers that can be protected are: {known}")]

@@ -9,6 +9,7 @@ mod error;
 mod function;
 mod projection;
 mod series;
+mod sign;
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,6 +24,7 @@ pub use error::FitError;
 pub use function::ScalarFunction;
 use projection::{Node, arcsine, checked, cuts, normal, project, uniform};
 use series::{series, smooth_series};
+pub use sign::{SignDegrees, composite_sign};
 
 /// Highest degree of a fit. On intervals around 0 every fit up to degree 24 can be written in powers of x; beyond, and
 /// on intervals beside 0, [`FitError::Unstable`] says where rounding would spoil it.

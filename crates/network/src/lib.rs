@@ -24,7 +24,7 @@ pub use activation::{Activation, ActivationKind, ParseSubstitutionsError, Substi
 pub use chain::{Chain, Dense, LayerTrace};
 pub use circuit::{Circuit, CircuitLayer, CircuitSplit, LayerActivation, Place, Source, SparseMatrix, Term};
 pub use error::NetworkError;
-pub use fit::{Fit, FitChoice, FitError, FitErrors, FitMethod, Interval, ScalarFunction};
+pub use fit::{Fit, FitChoice, FitError, FitErrors, FitMethod, Interval, ScalarFunction, SignDegrees};
 pub use graph::{Constant, Graph, Node};
 pub use layers::LayerInfo;
 pub use polynomial::{MAX_DEGREE, ParsePolynomialError, Polynomial};
@@ -40,14 +40,14 @@ pub struct Network {
 
 impl Network {
     /// Reads an ONNX file that holds its weights, with one float32 input whose first axis is the
-    /// batch and one output of scores.
+    /// batch and one output of scores; several outputs are joined into one, see [`output_parts`](Self::output_parts).
     ///
     /// Runs it once on zeros to learn all shapes. Memory stays in proportion to the file and to
     /// what running it takes.
     ///
     /// # Errors
     /// Damaged files, weights that are missing, external or not finite, cycles, control flow,
-    /// several inputs or outputs, operators that the runtime lacks.
+    /// several inputs, operators that the runtime lacks.
     pub fn from_onnx(onnx: &[u8]) -> Result<Network, NetworkError> {
         let onnx = normal::written_out(onnx);
         let graph = Graph::parse(&onnx)?;
@@ -66,6 +66,23 @@ impl Network {
     /// Scores for one input.
     pub fn outputs(&self) -> usize {
         self.graph.elements(&self.graph.output)
+    }
+
+    /// The file's outputs with their numbers of values: several are joined, one behind the other.
+    pub fn output_parts(&self) -> Vec<(&str, usize)> {
+        let whole = || vec![(self.graph.output.as_str(), self.outputs())];
+        if self.graph.output != normal::JOINED {
+            return whole();
+        }
+        let Some(joined) = self.graph.producer(normal::JOINED).and_then(|at| self.graph.node(at)) else {
+            return whole();
+        };
+        let mut parts = Vec::with_capacity(joined.inputs.len());
+        for flat in &joined.inputs {
+            let flattened = self.graph.producer(flat).and_then(|at| self.graph.node(at));
+            parts.push((flattened.map_or(flat.as_str(), |node| node.input(0)), self.graph.elements(flat)));
+        }
+        parts
     }
 
     /// Float constants in all layers: weights, biases, batch norm statistics.

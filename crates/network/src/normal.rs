@@ -1,15 +1,18 @@
-//! Writes out attributes that ONNX lets a file leave out and that the runtime needs.
+//! Writes out attributes that ONNX lets a file leave out and that the runtime needs; joins several outputs into one.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use rten_onnx::onnx::{AttributeProto, AttributeType, ModelProto, NodeProto};
+use rten_onnx::onnx::{AttributeProto, AttributeType, GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use subrosa_plain::check_structure;
 
 use crate::graph::Graph;
 
-/// The same network with the kernel's shape in every convolution and the strides in every pooling operator; what cannot
-/// be read is given back for the parser to say why.
+/// Name of the output that several were joined into.
+pub(crate) const JOINED: &str = "subrosa/outputs";
+
+/// The same network with the kernel's shape in every convolution and the strides in every pooling operator, and with one output, which
+/// holds several one behind the other; what cannot be read is given back for the parser to say why.
 pub(crate) fn written_out(onnx: &[u8]) -> Cow<'_, [u8]> {
     match rewritten(onnx) {
         Some(file) => Cow::Owned(file),
@@ -44,7 +47,34 @@ fn rewritten(onnx: &[u8]) -> Option<Vec<u8>> {
             _ => {}
         }
     }
+    changed |= joined(graph);
     if changed { model.write_buf().ok() } else { None }
+}
+
+/// Flattens several outputs and puts them one behind the other.
+fn joined(graph: &mut GraphProto) -> bool {
+    let names: Vec<String> = graph.output.iter().filter_map(|value| value.name.clone()).collect();
+    if names.len() < 2 || graph.node.iter().flat_map(|node| &node.output).any(|name| name.starts_with(JOINED)) {
+        return false;
+    }
+    let node = |op: &str, input: Vec<String>, output: &str, axis| NodeProto {
+        name: Some(output.to_owned()),
+        op_type: Some(op.to_owned()),
+        input,
+        output: vec![output.to_owned()],
+        attribute: vec![AttributeProto {
+            name: Some("axis".to_owned()),
+            i: Some(axis),
+            r#type: Some(AttributeType::INT),
+            ..AttributeProto::default()
+        }],
+        ..NodeProto::default()
+    };
+    let flat: Vec<String> = (0..names.len()).map(|number| format!("{JOINED}/{number}")).collect();
+    graph.node.extend(names.into_iter().zip(&flat).map(|(name, flat)| node("Flatten", vec![name], flat, 1)));
+    graph.node.push(node("Concat", flat, JOINED, 1));
+    graph.output = vec![ValueInfoProto { name: Some(JOINED.to_owned()), r#type: None }];
+    true
 }
 
 /// The same network with explicit pads in the place of `SAME_LOWER`, which the runtime takes for `SAME_UPPER`; `None` if

@@ -4,7 +4,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{compare, relative_difference, with_mean_pooling, without_softmax};
+use common::{Builder, compare, ints, relative_difference, value, with_mean_pooling, without_softmax};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 use subrosa_network::{ActivationKind, Circuit, LayerActivation, Network, Scope, Source, Substitutions};
@@ -188,4 +188,26 @@ fn functions_are_replaced_while_tracing_or_after() {
         assert!((a - b).abs() < 1e-9 * (1.0 + a.abs()), "{a} instead of {b}");
     }
     assert!(folded.eval(&input) != traced.circuit.eval(&input));
+}
+
+#[test]
+fn several_outputs_stand_one_behind_the_other() {
+    let mut rng = ChaCha20Rng::seed_from_u64(12);
+    let mut b = Builder::new(&[2, 4, 4]);
+    let mut draw = |count: usize| (0..count).map(|_| rng.random_range(-0.5..0.5)).collect::<Vec<f32>>();
+    let w = b.weights(&[3, 2, 3, 3], &draw(54));
+    let x = b.node("Conv", &["x", &w], vec![ints("pads", &[1, 1, 1, 1])]);
+    let x = b.op("Mul", &[&x, &x]);
+    let w = b.weights(&[2, 3, 1, 1], &draw(6));
+    let map = b.op("Conv", &[&x, &w]);
+    let pooled = b.op("GlobalAveragePool", &[&x]);
+    let flat = b.op("Flatten", &[&pooled]);
+    let mut rng = ChaCha20Rng::seed_from_u64(13);
+    let scores = b.dense(&flat, 5, 3, || rng.random_range(-0.5..0.5));
+    b.graph.output.push(value(&map, &[2, 4, 4]));
+    let network = Network::from_onnx(&b.finish(&scores)).unwrap();
+    assert_eq!(network.output_parts(), [(map.as_str(), 32), (scores.as_str(), 5)]);
+    assert_eq!(network.outputs(), 37);
+    let circuit = network.circuit(&Scope::All, &Substitutions::none()).unwrap().circuit;
+    compare("two outputs", network.onnx(), &circuit, 5);
 }

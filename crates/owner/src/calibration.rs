@@ -29,6 +29,9 @@ const EVALUATED_TOGETHER: usize = 64;
 /// Wanted error of a whole network over the largest output that was seen: it has more layers, whose scales cost more.
 const CIRCUIT_RELATIVE_ERROR: f64 = 5e-3;
 
+/// One in so many samples counts as near another class.
+pub(crate) const NEAR_SHARE: usize = 20;
+
 /// What calibration found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Calibration {
@@ -54,6 +57,12 @@ pub struct Calibration {
     /// Activations in whose place polynomials were fitted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fits: Vec<FittedActivation>,
+    /// How many samples the approximated network put into each class; empty with synthetic inputs and in reports of earlier versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<u64>,
+    /// A twentieth of the samples had their two best outputs at most so far apart; 0 where there are no [`labels`](Self::labels).
+    #[serde(default)]
+    pub near_margin: f64,
 }
 
 fn empty_range() -> InputRange {
@@ -90,6 +99,11 @@ pub(crate) fn on_data(
     let share = |hits: usize| hits as f64 / data.count as f64;
     let same = measured.labels.iter().zip(&expected).filter(|(a, b)| a == b).count();
     measured.calibration.agreement_original = Some(share(same));
+    let mut counts = vec![0; network.outputs()];
+    measured.labels.iter().filter_map(|&l| counts.get_mut(l).map(|c| *c += 1)).for_each(drop);
+    measured.calibration.labels = counts;
+    measured.margins.sort_by(f64::total_cmp);
+    measured.calibration.near_margin = measured.margins.get(data.count / NEAR_SHARE).copied().unwrap_or(0.0);
     if let Some(labels) = &data.labels {
         let hits = |of: &[usize]| of.iter().zip(labels).filter(|(a, b)| **a == **b as usize).count();
         measured.calibration.accuracy = Some((share(hits(&expected)), share(hits(&measured.labels))));
@@ -195,13 +209,15 @@ struct Measured {
     calibration: Calibration,
     /// Top class of the approximated network, sample by sample.
     labels: Vec<usize>,
+    /// How far its best output was from the second.
+    margins: Vec<f64>,
 }
 
 fn measure(protected: &Protected, count: usize, inputs: &[f32]) -> Result<Measured, OwnerError> {
     let front = protected.front().map(|onnx| PlainNetwork::load(onnx, 0)).transpose()?;
     let mut input = empty_range();
     let mut largest_output = 0.0f64;
-    let mut labels = Vec::with_capacity(count);
+    let (mut labels, mut margins) = (Vec::with_capacity(count), Vec::with_capacity(count));
     let mut kept = Vec::new();
     let mut spread = Spread::new(protected.features());
     let mut fits = protected.fits().to_vec();
@@ -218,6 +234,7 @@ fn measure(protected: &Protected, count: usize, inputs: &[f32]) -> Result<Measur
                 *sum = more.map(|more| sum.unwrap_or(0) + more);
             }
             largest_output = linear.iter().fold(largest_output, |m, v| m.max(v.abs()));
+            margins.push(margin(&output));
             labels.push(argmax(output.into_iter()));
         }
         for x in samples {
@@ -253,8 +270,10 @@ fn measure(protected: &Protected, count: usize, inputs: &[f32]) -> Result<Measur
         agreement_original: None,
         accuracy: None,
         fits,
+        labels: Vec::new(),
+        near_margin: 0.0,
     };
-    Ok(Measured { calibration, labels })
+    Ok(Measured { calibration, labels, margins })
 }
 
 /// The original network's top class of each sample.
@@ -273,4 +292,17 @@ pub(crate) fn argmax(values: impl Iterator<Item = f64>) -> usize {
         }
     }
     best.0
+}
+
+/// How far the largest value is from the second; infinite for one value alone.
+pub(crate) fn margin(values: &[f64]) -> f64 {
+    let mut two = [f64::NEG_INFINITY; 2];
+    for &value in values {
+        match value {
+            v if v > two[0] => two = [v, two[0]],
+            v if v > two[1] => two[1] = v,
+            _ => {}
+        }
+    }
+    two[0] - two[1]
 }

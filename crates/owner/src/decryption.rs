@@ -1,19 +1,17 @@
-//! The Decryption Agent: finds the secret key by the network's id in the results, and reveals what the policy permits.
+//! The Decryption Agent: finds the secret key by the network's id in the results, and releases what the policy permits.
 
 use crate::Owner;
 use crate::calibration::argmax;
 use crate::error::OwnerError;
 use crate::protection::{NETWORK_FILE, PROTECTED_FILE, ProtectReport, Settings, key_name};
-use serde::{Serialize, Serializer};
+use crate::release::Refusal;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
-use std::path::Path;
 use std::str::FromStr;
-use std::time::Instant;
 use subrosa_fhe::{Ciphertext, Kernel};
 use subrosa_network::{Network, Polynomial};
 use subrosa_program::OutputSpec;
 use subrosa_program::bundle::{Bundle, PROTECTED_KIND};
-use subrosa_program::results::Results;
 use subrosa_registry::{Record, Vault};
 use subrosa_secret::SecretKey;
 
@@ -58,25 +56,63 @@ impl Serialize for Reveal {
     }
 }
 
+impl<'de> Deserialize<'de> for Reveal {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Where a signed result comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Origin {
+    /// The device that signed it.
+    pub device: String,
+    /// Its number there.
+    pub sequence: u64,
+    /// What the device calls the sample.
+    pub sample: String,
+}
+
 /// One revealed inference.
 #[derive(Debug, Clone, Serialize)]
 pub struct Prediction {
     /// Number of the sample, from 0.
     pub index: usize,
+    /// Who signed it and what it says of the sample, of signed results.
+    #[serde(flatten)]
+    pub origin: Option<Origin>,
     /// Top class.
     pub label: usize,
     /// Its name, if names were given to `protect`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Present and true if an output lies outside the range the network was protected for: the answer may be wrong.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub out_of_range: bool,
     /// Best classes and their probabilities (softmax of the outputs), best first, if revealed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top: Option<Vec<(usize, f64)>>,
     /// All outputs, if revealed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scores: Option<Vec<f64>>,
+}
+
+/// An inference that was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// Number of the sample, from 0.
+    pub index: usize,
+    /// Who is named as its origin, of signed results.
+    #[serde(flatten)]
+    pub origin: Option<Origin>,
+    /// [`Refusal::code`].
+    pub code: &'static str,
+    /// Why, for people.
+    pub reason: String,
+}
+
+impl Refused {
+    /// A refusal of inference `index`.
+    pub fn new(index: usize, origin: Option<Origin>, refusal: &Refusal) -> Self {
+        Self { index, origin, code: refusal.code(), reason: refusal.to_string() }
+    }
 }
 
 /// Decrypted results.
@@ -88,12 +124,22 @@ pub struct Decrypted {
     pub name: String,
     /// Its version.
     pub version: u32,
-    /// Number of inferences.
+    /// Number of inferences, released and refused.
     pub count: usize,
     /// What was revealed.
     pub reveal: Reveal,
-    /// The inferences in order.
+    /// The released inferences in order.
     pub predictions: Vec<Prediction>,
+    /// The refused ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<Refused>,
+    /// Results of this network that were examined today (UTC), these included, and how many may be.
+    pub examined_today: u64,
+    /// The limit of them, if there is one.
+    pub limit_today: Option<u64>,
+    /// What devices' labels look unusual in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<String>,
     /// log2 of the result modulus over the declared range of the outputs at their scale.
     pub remaining_budget_bits: f64,
     /// Time it took.
@@ -110,44 +156,6 @@ pub(crate) struct Decryptor {
 }
 
 impl Owner {
-    /// Decrypts a results file.
-    ///
-    /// # Errors
-    /// A file that is damaged or of a network that is not here; a vault without the key; results that are not what the network's
-    /// program ends in. Outputs outside their declared range are marked, not refused.
-    pub fn decrypt(&self, results: &Path, reveal: Reveal, vault: &Vault) -> Result<Decrypted, OwnerError> {
-        let start = Instant::now();
-        let opened = Results::open(results)?;
-        let foreign = || OwnerError::ForeignResults {
-            file: results.display().to_string(),
-            name: opened.manifest.name.clone(),
-            id: opened.manifest.model.clone(),
-        };
-        let record = self.registry.get(&opened.manifest.model).map_err(|_| foreign())?;
-        if record.id.to_string() != opened.manifest.model {
-            return Err(foreign());
-        }
-        let stored = self.stored(&record)?;
-        let decryptor = self.decryptor(&record, &stored, vault)?;
-        let inferences = opened.read(decryptor.secret.parameters(), &stored.program.output)?;
-        let mut predictions = Vec::with_capacity(inferences.len());
-        for (index, inference) in inferences.iter().enumerate() {
-            let linear = decryptor.linear_outputs(inference)?;
-            let out_of_range = linear.iter().any(|v| v.abs() > stored.program.output.max_abs);
-            predictions.push(decryptor.revealed(index, linear, out_of_range, reveal));
-        }
-        Ok(Decrypted {
-            id: opened.manifest.model.clone(),
-            name: record.name,
-            version: record.version,
-            count: predictions.len(),
-            reveal,
-            predictions,
-            remaining_budget_bits: stored.program.remaining_budget_bits(),
-            seconds: start.elapsed().as_secs_f64(),
-        })
-    }
-
     /// The owner's stored copy of a protected network.
     pub(crate) fn stored(&self, record: &Record) -> Result<Bundle, OwnerError> {
         Ok(Bundle::open(&self.registry.file(record, PROTECTED_FILE)?, PROTECTED_KIND)?)
@@ -178,16 +186,28 @@ impl Owner {
 }
 
 impl Decryptor {
-    /// The linear outputs of the last layer.
-    pub fn linear_outputs(&self, ciphertexts: &[Ciphertext]) -> Result<Vec<f64>, OwnerError> {
-        let decrypted: Result<Vec<Vec<f64>>, _> =
-            ciphertexts.iter().map(|c| self.secret.decrypt_coefficients(c)).collect();
-        let decrypted = decrypted?;
+    /// The network's secret key.
+    pub fn secret(&self) -> &SecretKey {
+        &self.secret
+    }
+
+    /// The coefficients of each result.
+    pub fn coefficients(&self, ciphertexts: &[Ciphertext]) -> Result<Vec<Vec<f64>>, OwnerError> {
+        Ok(ciphertexts.iter().map(|c| self.secret.decrypt_coefficients(c)).collect::<Result<_, _>>()?)
+    }
+
+    /// The linear outputs of the last layer, at the declared positions of the results' coefficients.
+    pub fn linear(&self, coefficients: &[Vec<f64>]) -> Result<Vec<f64>, OwnerError> {
         let at = |&(register, coefficient): &(usize, usize)| {
-            decrypted.get(register).and_then(|c| c.get(coefficient)).map(|v| v * self.output.factor)
+            coefficients.get(register).and_then(|c| c.get(coefficient)).map(|v| v * self.output.factor)
         };
         let missing = || OwnerError::Report("its program names outputs that do not exist".into());
         self.output.positions.iter().map(|p| at(p).ok_or_else(missing)).collect()
+    }
+
+    /// The linear outputs of the last layer.
+    pub fn linear_outputs(&self, ciphertexts: &[Ciphertext]) -> Result<Vec<f64>, OwnerError> {
+        self.linear(&self.coefficients(ciphertexts)?)
     }
 
     /// The network's outputs: the activation after the last layer, if there is one.
@@ -198,22 +218,15 @@ impl Decryptor {
         }
     }
 
-    /// What the policy reveals of one inference, from its linear outputs.
-    fn revealed(&self, index: usize, linear: Vec<f64>, out_of_range: bool, reveal: Reveal) -> Prediction {
-        let scores = self.activated(linear);
+    /// The top class and its name.
+    pub fn label(&self, scores: &[f64]) -> (usize, Option<String>) {
         let label = argmax(scores.iter().copied());
-        let name = self.classes.as_ref().and_then(|c| c.get(label)).cloned();
-        let top = match reveal {
-            Reveal::Label => None,
-            Reveal::Top(k) => Some(best(&scores, k)),
-            Reveal::Scores => Some(best(&scores, scores.len())),
-        };
-        Prediction { index, label, name, out_of_range, top, scores: (reveal == Reveal::Scores).then_some(scores) }
+        (label, self.classes.as_ref().and_then(|c| c.get(label)).cloned())
     }
 }
 
 /// The best `k` classes with the softmax of their outputs.
-fn best(scores: &[f64], k: usize) -> Vec<(usize, f64)> {
+pub(crate) fn best(scores: &[f64], k: usize) -> Vec<(usize, f64)> {
     let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
     let mut all: Vec<(usize, f64)> = scores.iter().map(|s| (s - largest).exp() / sum).enumerate().collect();

@@ -92,6 +92,34 @@ pub enum OwnerError {
         /// What is wrong.
         reason: String,
     },
+    /// No plan whose error is small enough for noise on revealed outputs.
+    #[error(
+        "the noise asked for with --flooding needs an error of at most {error:.1e} on outputs: {source}. Or ask for less, as in --flooding 10:100"
+    )]
+    NotPreciseEnough {
+        /// The error.
+        error: f64,
+        /// Why there is no plan.
+        source: PlanError,
+    },
+    /// An audit log that was changed.
+    #[error("{file}: {source}; keep a copy of it, find out who wrote there, and move it away to begin a new one")]
+    Audit {
+        /// The log.
+        file: String,
+        /// Where it breaks.
+        source: crate::release::ChainError,
+    },
+    /// Results of which none may be revealed.
+    #[error("{file}: none of its {count} results is revealed: {first}")]
+    NothingReleased {
+        /// The results file.
+        file: String,
+        /// Results in it.
+        count: usize,
+        /// Why not, of the first.
+        first: String,
+    },
     /// Wrong use.
     #[error("{0}")]
     Usage(String),

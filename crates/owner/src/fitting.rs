@@ -11,15 +11,17 @@ use subrosa_network::{
 };
 
 /// Calibration samples that polynomials are chosen on.
-pub(crate) const FITTED_ON: usize = 256;
+pub(crate) const FITTED_ON: usize = 512;
+/// Of fewer samples, `auto` makes polynomials from all.
+const FEW: usize = 64;
 /// Degrees that `auto` tries for all layers at once.
 const DEGREES: [usize; 7] = [2, 3, 5, 7, 9, 11, 15];
 /// Share of answers that `auto` wants to agree with the original network's.
 const WANTED_AGREEMENT: f64 = 0.99;
 /// Values in use may be this much larger than those on calibration data.
 const MARGIN: f64 = 1.2;
-/// Weight of the interval as a whole in fits that are weighted by what was observed.
-const EVENLY: f64 = 0.1;
+/// Weight of the interval as a whole in fits that are weighted by what was observed; `auto` tries all.
+const EVENLY: [f64; 2] = [0.1, 0.01];
 /// Values of a layer that are looked at, over all samples.
 const VALUES: usize = 1 << 16;
 
@@ -79,6 +81,25 @@ pub(crate) struct Samples {
     pub original: Vec<usize>,
 }
 
+/// How `auto` fits.
+#[derive(Clone, Copy)]
+struct Automatic {
+    degree: usize,
+    /// Weight of the interval as a whole.
+    evenly: f64,
+}
+
+/// Where the fits of a walk come from.
+#[derive(Clone, Copy)]
+enum Fits<'a> {
+    /// They are made on the way.
+    Make(Automatic),
+    /// They are known, in the order of their layers.
+    Take(&'a [FittedActivation]),
+}
+
+const USUAL: Automatic = Automatic { degree: 0, evenly: EVENLY[0] };
+
 /// An activation to be fitted.
 struct Open<'a> {
     layer: usize,
@@ -107,7 +128,7 @@ pub(crate) fn fit_functions(
     }
     let fitted = match samples {
         Some(samples) if open.iter().any(|one| *one.choice == FitChoice::Auto) => automatic(circuit, &open, samples)?,
-        _ => walk(circuit, &open, samples, 0)?.0,
+        _ => walk(circuit, &open, samples, Fits::Make(USUAL))?.0,
     };
     for (one, fitted) in open.iter().zip(&fitted) {
         split.circuit.substitute(one.layer, &fitted.polynomial);
@@ -137,39 +158,64 @@ fn open<'a>(split: &CircuitSplit, substitutions: &'a Substitutions) -> Result<Ve
     Ok(found)
 }
 
-/// The fits of the lowest degree with which the network answers as it did, else of the best.
+/// The fits of the lowest degree with which the network answers as it did, else the best. They are made from every other sample, if there
+/// are enough, and have to do on these and on those between: a few hundred samples say little about the last per cent.
 fn automatic(circuit: &Circuit, open: &[Open], samples: &Samples) -> Result<Vec<FittedActivation>, OwnerError> {
     let mut best: Option<(Vec<FittedActivation>, f64)> = None;
     let mut refused = None;
+    let halves = (samples.original.len() >= FEW).then(|| (samples.every_other(0), samples.every_other(1)));
     for degree in DEGREES {
-        let (fitted, agreement) = match walk(circuit, open, Some(samples), degree) {
-            Ok(found) => found,
-            Err(error) => {
-                refused = Some(error);
-                continue;
+        for evenly in EVENLY {
+            let make = Fits::Make(Automatic { degree, evenly });
+            let tried = match &halves {
+                None => walk(circuit, open, Some(samples), make),
+                Some((these, between)) => walk(circuit, open, Some(these), make).and_then(|(made, agreement)| {
+                    let (made, others) = walk(circuit, open, Some(between), Fits::Take(&made))?;
+                    Ok((made, agreement.min(others)))
+                }),
+            };
+            match tried {
+                Ok((made, agreement)) => {
+                    if best.as_ref().is_none_or(|(_, so_far)| agreement > *so_far) {
+                        best = Some((made, agreement));
+                    }
+                    if agreement >= WANTED_AGREEMENT {
+                        return Ok(best.map(|(made, _)| made).unwrap_or_default());
+                    }
+                }
+                Err(error) => refused = Some(error),
             }
-        };
-        if agreement >= WANTED_AGREEMENT {
-            return Ok(fitted);
-        }
-        if best.as_ref().is_none_or(|(_, so_far)| agreement > *so_far) {
-            best = Some((fitted, agreement));
         }
     }
     let none = || OwnerError::Usage("no polynomial could be fitted".into());
-    best.map(|(fitted, _)| fitted).ok_or_else(|| refused.unwrap_or_else(none))
+    best.map(|(made, _)| made).ok_or_else(|| refused.unwrap_or_else(none))
 }
 
-/// Runs the samples through the circuit and fits each function to what arrives there, `auto` by the degree given.
+impl Samples {
+    fn every_other(&self, first: usize) -> Self {
+        Self {
+            features: self.features.iter().skip(first).step_by(2).cloned().collect(),
+            original: self.original.iter().skip(first).step_by(2).copied().collect(),
+        }
+    }
+}
+
+/// Runs the samples through the circuit and fits each function to what arrives there, or takes the fits that are given.
 /// Returns the fits and the share of answers that agree with the original's.
 fn walk(
     circuit: &Circuit,
     open: &[Open],
     samples: Option<&Samples>,
-    degree: usize,
+    how: Fits<'_>,
 ) -> Result<(Vec<FittedActivation>, f64), OwnerError> {
+    let fit = |number: usize, one: &Open, arriving: &[Vec<f64>]| match how {
+        Fits::Make(auto) => fit_one(circuit, one, auto, arriving),
+        Fits::Take(known) => {
+            known.get(number).cloned().ok_or_else(|| OwnerError::Report("a layer has no polynomial".into()))
+        }
+    };
     let Some(samples) = samples else {
-        let fits = open.iter().map(|one| fit_one(circuit, one, 0, &[]));
+        let fits = open.iter().enumerate().map(|(number, one)| fit(number, one, &[]));
         return Ok((fits.collect::<Result<_, _>>()?, 0.0));
     };
     // The last layer that reads each layer: its values are of no use behind that.
@@ -199,7 +245,7 @@ fn walk(
         };
         let mut values: Vec<Vec<f64>> = samples.features.par_iter().enumerate().map(linear).collect();
         if let Some(one) = open.iter().find(|one| one.layer == index) {
-            let fitted = fit_one(circuit, one, degree, &values)?;
+            let fitted = fit(fits.len(), one, &values)?;
             let apply = |x: &mut f64| *x = fitted.polynomial.eval(*x);
             values.par_iter_mut().for_each(|values| values.iter_mut().for_each(apply));
             fits.push(fitted);
@@ -220,11 +266,11 @@ fn walk(
     Ok((fits, same as f64 / samples.original.len().max(1) as f64))
 }
 
-/// Fits one function to the values that arrive there, one list a sample; `degree` is for `auto`.
+/// Fits one function to the values that arrive there, one list a sample.
 fn fit_one(
     circuit: &Circuit,
     one: &Open,
-    degree: usize,
+    auto: Automatic,
     arriving: &[Vec<f64>],
 ) -> Result<FittedActivation, OwnerError> {
     let layer = circuit.layers.get(one.layer).map(|l| l.name.clone()).unwrap_or_default();
@@ -232,22 +278,24 @@ fn fit_one(
     let seen = all().fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), x| (lo.min(x), hi.max(x)));
     let count = all().count();
     let (method, degree, own) = match *one.choice {
-        FitChoice::Auto => (None, degree, None),
+        FitChoice::Auto => (None, auto.degree, None),
         FitChoice::Fit { method, degree, interval } => (method, degree, interval),
+        FitChoice::Sign { degrees, interval } => (None, degrees.total(), interval),
     };
     let refused = |source| OwnerError::Fit { layer: layer.clone(), source };
     // Values that are not numbers or too large are refused by the interval.
     if all().any(f64::is_nan) {
         return Err(refused(FitError::Sample(f64::NAN)));
     }
-    let values: Vec<f64> = all().step_by(count.div_ceil(VALUES).max(1)).collect();
-    let polynomial_on = |interval: Interval| match method {
-        Some(method) => Fit::new(method, one.function, degree, interval)?.polynomial(),
-        None => {
+    let values = thinned(arriving, count.div_ceil(VALUES).max(1));
+    let polynomial_on = |interval: Interval| match (*one.choice, method) {
+        (FitChoice::Sign { degrees, .. }, _) => fit::composite_sign(one.function, degrees, interval),
+        (_, Some(method)) => Fit::new(method, one.function, degree, interval)?.polynomial(),
+        (_, None) => {
             // What lies beyond the interval, an observed degree's own, does not count.
             let within: Vec<f64> =
                 values.iter().copied().filter(|x| (interval.lo()..=interval.hi()).contains(x)).collect();
-            fit::observed(one.function, degree, &within, interval, EVENLY)
+            fit::observed(one.function, degree, &within, interval, auto.evenly)
         }
     };
     let candidates = match own {
@@ -277,6 +325,7 @@ fn fit_one(
         method: match one.choice {
             FitChoice::Auto => format!("auto, observed:{degree}"),
             FitChoice::Fit { .. } => FitChoice::Fit { method, degree, interval: None }.to_string(),
+            FitChoice::Sign { degrees, .. } => FitChoice::Sign { degrees: *degrees, interval: None }.to_string(),
         },
         degree: polynomial.degree(),
         interval: (interval.lo(), interval.hi()),
@@ -286,6 +335,27 @@ fn fit_one(
         outside: (count > 0).then(|| outside as f64 / count as f64),
         polynomial,
     })
+}
+
+/// One of each `step` values that follow each other, a different one each time: always the same would be those of a few channels.
+fn thinned(arriving: &[Vec<f64>], step: usize) -> Vec<f64> {
+    let mut state = 0u64;
+    let mut next = || {
+        // A multiplier of Steele and Vigna's for linear congruential generators.
+        state = state.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(1);
+        (state >> 33) as usize % step
+    };
+    let mut taken = next();
+    let mut values = Vec::new();
+    for (number, &value) in arriving.iter().flatten().enumerate() {
+        if number % step == taken {
+            values.push(value);
+        }
+        if number % step == step - 1 {
+            taken = next();
+        }
+    }
+    values
 }
 
 /// Intervals that hold what was seen with a margin: one around 0, and one from the smallest value to the largest.

@@ -9,18 +9,23 @@ mod decryption;
 mod deployment;
 mod error;
 mod fitting;
+mod inspection;
 mod key_generator;
 mod normalise;
 mod protected;
 mod protection;
+pub mod release;
+mod simulation;
 mod verification;
 
 pub use calibration::Calibration;
-pub use decryption::{Decrypted, Prediction, Reveal};
+pub use decryption::{Decrypted, Origin, Prediction, Refused, Reveal};
 pub use deployment::Deployed;
 pub use error::OwnerError;
 pub use fitting::FittedActivation;
-pub use protection::{COST_MODEL_FILE, Prepared, ProtectReport, ProtectRequest, Settings, cost_model};
+pub use inspection::{Inspection, ScopeInfo, WholeLayer};
+pub use protection::{COST_MODEL_FILE, Prepared, ProtectReport, ProtectRequest, Settings, USUAL_MEMORY, cost_model};
+pub use simulation::Simulated;
 pub use verification::{Comparison, VerifyRequest};
 
 use std::path::{Path, PathBuf};
@@ -36,6 +41,11 @@ impl Owner {
     /// Opens the home, creating it if needed. Errors: a registry that is damaged or newer, a directory that cannot be written.
     pub fn open(home: &Path) -> Result<Self, OwnerError> {
         Ok(Self { home: home.into(), registry: Registry::open(home)? })
+    }
+
+    /// The owner around a registry that is open: one whose database and files are shared, for instance.
+    pub fn with_registry(registry: Registry) -> Self {
+        Self { home: registry.home().into(), registry }
     }
 
     /// The home directory.

@@ -4,6 +4,7 @@ use crate::calibration::{self, Calibration};
 use crate::error::OwnerError;
 use crate::fitting::FittedActivation;
 use crate::protected::{Fits, Form, Protected};
+use crate::release::{FloodedForecast, Flooding};
 use crate::{Owner, Progress, key_generator};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,8 @@ pub(crate) const PROTECTED_FILE: &str = "protected.srp";
 pub(crate) const NETWORK_FILE: &str = "network.onnx";
 /// The measured cost model in the owner's home.
 pub const COST_MODEL_FILE: &str = "cost-model.json";
+/// Most bytes of keys and weights in the edge's memory unless more are permitted.
+pub const USUAL_MEMORY: u64 = 20_000_000_000;
 /// Ciphertexts that are encrypted before they are written together; bounds the memory of `protect`.
 const BATCH: usize = 64;
 
@@ -53,7 +56,7 @@ pub struct ProtectRequest<'a> {
     pub fold: bool,
     /// Names of the classes, one for each output; never leave the owner.
     pub classes: Option<Vec<String>>,
-    /// Most bytes of keys and weights that the edge may keep in memory.
+    /// Most bytes of keys and weights that the edge may keep in memory; `None` is [`USUAL_MEMORY`].
     pub memory_limit: Option<u64>,
     /// What the engine's work costs on the edge; `None` takes [`cost_model`] of the owner's home.
     pub costs: Option<&'a CostModel>,
@@ -103,6 +106,9 @@ pub struct ProtectReport {
     pub protect_seconds: f64,
     /// What is predicted.
     pub forecast: Forecast,
+    /// What is predicted of outputs that leave the owner's process, if the network was protected for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flooded: Option<FloodedForecast>,
     /// Where the ranges come from, and what replaced activations cost.
     pub calibration: Calibration,
     /// Activations that were replaced, for people.
@@ -134,6 +140,7 @@ pub struct Prepared {
     pub(crate) network: Network,
     pub(crate) protected: Protected,
     pub(crate) calibration: Calibration,
+    flooding: Option<Flooding>,
     started: Instant,
 }
 
@@ -141,6 +148,17 @@ impl Prepared {
     /// What calibration found.
     pub fn calibration(&self) -> &Calibration {
         &self.calibration
+    }
+
+    /// Plans for outputs that may leave the owner's process, flooded with so much noise: their error must be that much smaller.
+    pub fn with_flooding(self, flooding: Option<Flooding>) -> Self {
+        Self { flooding, ..self }
+    }
+
+    /// The error that the plan may have: `wanted`, or less where outputs are to be flooded.
+    fn max_error(&self, wanted: f64) -> f64 {
+        let flooded = self.flooding.map(|f| f.error_wanted(self.calibration.largest_output, self.network.outputs()));
+        flooded.map_or(wanted, |f| f.min(wanted))
     }
 
     /// Activations that are replaced, for people.
@@ -169,7 +187,15 @@ impl Owner {
 
     /// Plans a network's protection without generating or storing anything; returns the plan and what calibration found.
     pub fn plan(&self, request: &ProtectRequest) -> Result<(Plan, Calibration), OwnerError> {
-        let prepared = prepare(request)?;
+        self.plan_prepared(request, prepare(request)?)
+    }
+
+    /// The same of a network that was prepared.
+    pub fn plan_prepared(
+        &self,
+        request: &ProtectRequest,
+        prepared: Prepared,
+    ) -> Result<(Plan, Calibration), OwnerError> {
         Ok((self.make_plan(request, &prepared)?, prepared.calibration))
     }
 
@@ -262,6 +288,7 @@ impl Owner {
             keygen_seconds,
             protect_seconds: prepared.started.elapsed().as_secs_f64(),
             forecast: plan.forecast,
+            flooded: prepared.flooding.map(|f| f.forecast(plan.forecast.max_abs_error, prepared.network.outputs())),
             replaced: prepared.replaced(),
             calibration: prepared.calibration,
             settings: Settings {
@@ -299,7 +326,22 @@ impl Owner {
 }
 
 impl Owner {
-    fn make_plan(&self, request: &ProtectRequest, prepared: &Prepared) -> Result<Plan, OwnerError> {
+    /// The plan of least predicted time; one that takes more than [`USUAL_MEMORY`] is not taken unless it is permitted.
+    pub(crate) fn make_plan(&self, request: &ProtectRequest, prepared: &Prepared) -> Result<Plan, OwnerError> {
+        let plan = self.plan_within(request, prepared, request.memory_limit)?;
+        // Not before: a search within limits takes longer.
+        if request.memory_limit.is_none() && plan.prediction.memory.bytes() > USUAL_MEMORY {
+            return self.plan_within(request, prepared, Some(USUAL_MEMORY));
+        }
+        Ok(plan)
+    }
+
+    fn plan_within(
+        &self,
+        request: &ProtectRequest,
+        prepared: &Prepared,
+        memory_limit: Option<u64>,
+    ) -> Result<Plan, OwnerError> {
         let kernel = Kernel::active()?;
         let costs = request.costs.cloned().unwrap_or_else(|| cost_model(&self.home, kernel));
         let calibration = &prepared.calibration;
@@ -315,13 +357,13 @@ impl Owner {
                 encrypted_input: request.encrypted_input,
                 plain_weights: request.plain_weights,
                 security: request.security,
-                max_error: calibration.wanted_error_of_circuit(),
-                memory_limit: request.memory_limit,
+                max_error: prepared.max_error(calibration.wanted_error_of_circuit()),
+                memory_limit,
                 costs: &costs,
                 kernel,
             })
         };
-        let mut made = match &prepared.protected {
+        let made = match &prepared.protected {
             Protected::Chain(split) => {
                 let chain = normal.map_or_else(|| split.chain.clone(), |n| n.chain(&split.chain));
                 let chain = if request.fold { chain.folded() } else { chain };
@@ -331,8 +373,8 @@ impl Owner {
                     samples: if calibration.synthetic { &[] } else { features },
                     encrypted_input: request.encrypted_input,
                     security: request.security,
-                    max_error: calibration.wanted_error(),
-                    memory_limit: request.memory_limit,
+                    max_error: prepared.max_error(calibration.wanted_error()),
+                    memory_limit,
                     costs: &costs,
                     kernel,
                 });
@@ -341,13 +383,17 @@ impl Owner {
                 let circuit = may_be_circuit.then(|| prepared.network.circuit(&request.scope, &request.substitutions));
                 let seconds = |plan: &Plan| plan.forecast.prepare_seconds + plan.forecast.infer_seconds;
                 match (as_chain, circuit.and_then(Result::ok).map(|split| whole(&split.circuit))) {
-                    (Ok(chain), Some(Ok(circuit))) if seconds(&circuit) < seconds(&chain) => circuit,
-                    (Err(_), Some(Ok(circuit))) => circuit,
-                    (as_chain, _) => as_chain?,
+                    (Ok(chain), Some(Ok(circuit))) if seconds(&circuit) < seconds(&chain) => Ok(circuit),
+                    (Err(_), Some(Ok(circuit))) => Ok(circuit),
+                    (as_chain, _) => as_chain,
                 }
             }
-            Protected::Circuit(protected) => whole(&protected.split.circuit)?,
+            Protected::Circuit(protected) => whole(&protected.split.circuit),
         };
+        let mut made = made.map_err(|source| match prepared.flooding {
+            Some(_) => OwnerError::NotPreciseEnough { error: prepared.max_error(f64::INFINITY), source },
+            None => source.into(),
+        })?;
         if let Some(normal) = normal {
             made.program.input.normalise.clone_from(&normal.of_feature);
         }
@@ -408,7 +454,7 @@ pub(crate) fn prepare(request: &ProtectRequest) -> Result<Prepared, OwnerError> 
         }
         None => calibration::on_synthetic(&network, &protected, request.preprocess.as_ref())?,
     };
-    Ok(Prepared { network, protected, calibration, started })
+    Ok(Prepared { network, protected, calibration, flooding: None, started })
 }
 
 /// What the planner reckons with: the model in [`COST_MODEL_FILE`] of this home where it can be read and is for this kernel, else

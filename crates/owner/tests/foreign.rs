@@ -68,24 +68,41 @@ fn small(data: &Dataset) -> Dataset {
     Dataset { count: data.count, samples, labels: None, names: None }
 }
 
+/// Digits as vectors of their pixels, 0 to 1.
+fn flat(data: &Dataset) -> Dataset {
+    let Samples::Pixels { data: pixels, .. } = &data.samples else { panic!("no pixels") };
+    let samples = Samples::Raw { shape: vec![784], data: pixels.iter().map(|&p| f32::from(p) / 255.0).collect() };
+    Dataset { count: data.count, samples, labels: None, names: None }
+}
+
 #[test]
 fn foreign_networks_answer_as_the_originals_do() {
     let (calibration, held_out) = (digits(0, 500), digits(800, 1000));
+    let mut low = Vec::new();
     for (network, activation) in [
         ("keras-mlp-relu", "relu=auto"),
         ("keras-mlp-relu", "relu=chebyshev:15"),
         ("keras-mlp-relu", "relu=least-squares:15"),
         ("keras-small-cnn", "relu=auto"),
         ("keras-small-cnn", "relu=chebyshev:15"),
+        ("torch-mlp-relu", "relu=auto"),
+        ("torch-mlp-relu", "relu=chebyshev:9"),
+        ("torch-mlp-relu", "relu=minimax:5x5"),
+        ("torch-avgpool-cnn", "relu=auto"),
+        ("torch-avgpool-cnn", "relu=chebyshev:15"),
         ("torch-mlp-tanh", "tanh=auto"),
         ("torch-mlp-tanh", "tanh=chebyshev:11"),
         ("torch-mlp-tanh", "tanh=integrated:11"),
         ("torch-mlp-sigmoid", "sigmoid=auto"),
         ("torch-mlp-sigmoid", "sigmoid=least-squares:9"),
     ] {
-        let keras = network.starts_with("keras");
-        let preprocess: Preprocess = if keras { "scale=1/255".parse().unwrap() } else { Preprocess::default() };
-        let data = |of: &Dataset| if keras { of.clone() } else { small(of) };
+        let (preprocess, data): (&str, fn(&Dataset) -> Dataset) = match network {
+            "torch-mlp-relu" => ("", flat),
+            "torch-avgpool-cnn" => ("scale=1/255 layout=nchw", Dataset::clone),
+            keras if keras.starts_with("keras") => ("scale=1/255", Dataset::clone),
+            _ => ("", small),
+        };
+        let preprocess: Preprocess = preprocess.parse().unwrap();
         let onnx = fixture(network).onnx;
         let calibration = data(&calibration);
         let prepared = prepare(&onnx, activation, Some(&calibration), &preprocess).unwrap();
@@ -93,7 +110,9 @@ fn foreign_networks_answer_as_the_originals_do() {
         let found = prepared.calibration();
         println!("{network} {activation}: {:?}, {agreement} of 200 held out", found.agreement_original);
         prepared.replaced().iter().for_each(|line| println!("    {line}"));
-        assert!(agreement >= 0.98, "{network} {activation}: {agreement}");
+        if agreement < 0.98 {
+            low.push(format!("{network} {activation}: {agreement}"));
+        }
         assert_eq!(found.fits.len(), if network.ends_with("cnn") { 2 } else { 1 });
         for fit in &found.fits {
             let (seen, outside) = (fit.seen.unwrap(), fit.outside.unwrap());
@@ -101,6 +120,7 @@ fn foreign_networks_answer_as_the_originals_do() {
             assert!(fit.rms_error <= fit.max_abs_error && fit.degree >= 2, "{fit}");
         }
     }
+    assert!(low.is_empty(), "less than 98 %: {low:?}");
 }
 
 #[test]

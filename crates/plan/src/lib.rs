@@ -22,4 +22,4 @@ pub use chain::{InputRange, Ranges};
 pub use cost::{CostModel, CostModelError, MeasureError, Memory, Prediction, StepWork, Stream, Work, predict};
 pub use plan::{Forecast, Plan};
 pub use search::{Alternative, PlanError, PlanRequest, Verdict, plan};
-pub use whole::{SimulateError, Simulation, WholeError, WholeRequest, plan_whole};
+pub use whole::{SimulateError, Simulation, StepError, WholeError, WholeRequest, plan_whole};

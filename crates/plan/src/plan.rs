@@ -1,11 +1,14 @@
 //! A plan: a program, what its constants hold, and what is predicted of it.
 
-use crate::chain::{Ranges, Stage};
+use crate::chain::{Ranges, Stage, traces};
 use crate::cost::{CostModel, Prediction, predict};
+use crate::forecast::Deviations;
 use crate::keys::{KeySet, Shapes};
 use crate::primes::PrimeChain;
 use crate::search::{Alternative, PlanError};
-use crate::whole::{Constant, SimulateError, Simulation, simulate};
+use crate::whole::{Constant, SimulateError, Simulation, StepError, gaussian, simulate, step_errors};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use subrosa_fhe::{Encoder, Kernel, ParameterSpec, Parameters, Plaintext};
 use subrosa_program::layout::{CoefficientDot, CoefficientRows, Diagonals};
@@ -167,18 +170,65 @@ impl Plan {
         }
     }
 
-    /// Executes the plan of a whole network on plain vectors, in the arithmetic of its slots: exactly, or with noise of the forecast
-    /// size from a seed. Errors: the plan of a chain of dense layers.
+    /// Executes the plan on plain vectors: exactly, or with noise of the forecast size from a seed. A whole network's is executed in the
+    /// arithmetic of its slots, with noise in every step; of a chain of dense layers the outputs get all the noise that is forecast for them.
+    ///
+    /// # Errors
+    /// An input of another length.
     pub fn simulate(&self, input: &[f64], seed: Option<u64>) -> Result<Simulation, SimulateError> {
-        let constants: Vec<&Constant> = self
-            .kinds
-            .iter()
-            .filter_map(|kind| match kind {
-                ConstantKind::Circuit(constant) => Some(constant),
-                _ => None,
-            })
-            .collect();
-        simulate(&self.program, &constants, input, seed)
+        if input.len() != self.program.input.features {
+            return Err(SimulateError::OTHER_LENGTH);
+        }
+        let input = self.program.input.normalised(input.iter().copied());
+        if !self.stages.is_empty() {
+            return Ok(self.simulate_chain(&input, seed));
+        }
+        simulate(&self.program, &self.circuit_constants(), &input, seed)
+    }
+
+    /// How exact what each step writes will be on one input, with noise of the forecast size from a seed; nothing for a chain of dense
+    /// layers.
+    ///
+    /// # Errors
+    /// An input of another length.
+    pub fn step_errors(&self, input: &[f64], seed: u64) -> Result<Vec<StepError>, SimulateError> {
+        if !self.is_simulated_by_step() {
+            return Ok(Vec::new());
+        }
+        if input.len() != self.program.input.features {
+            return Err(SimulateError::OTHER_LENGTH);
+        }
+        let input = self.program.input.normalised(input.iter().copied());
+        step_errors(&self.program, &self.circuit_constants(), &input, seed)
+    }
+
+    fn circuit_constants(&self) -> Vec<&Constant> {
+        let mut constants = Vec::with_capacity(self.kinds.len());
+        for kind in &self.kinds {
+            if let ConstantKind::Circuit(constant) = kind {
+                constants.push(constant);
+            }
+        }
+        constants
+    }
+
+    /// Whether [`simulate`](Self::simulate) follows every step.
+    pub fn is_simulated_by_step(&self) -> bool {
+        self.stages.is_empty()
+    }
+
+    fn simulate_chain(&self, input: &[f64], seed: Option<u64>) -> Simulation {
+        let traced = traces(&self.stages, &[input.to_vec()]);
+        let linear = traced.iter().flatten().map(|t| &t.linear);
+        let largest = linear.flatten().fold(0.0f64, |m, v| m.max(v.abs()));
+        let mut outputs = traced.into_iter().last().and_then(|mut t| t.pop()).map(|t| t.linear).unwrap_or_default();
+        if let Some(seed) = seed {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let tail = Deviations::new(self.program.parameters.log_n).tail(1.0, outputs.len());
+            let deviation = self.forecast.max_abs_error / tail;
+            outputs.iter_mut().for_each(|y| *y += deviation * gaussian(&mut rng));
+        }
+        Simulation { outputs, largest }
     }
 
     /// Predicted time of one blind evaluation on one thread.

@@ -6,11 +6,13 @@
 
 pub mod bundle;
 pub mod container;
+mod layers;
 pub mod layout;
 mod program;
 pub mod results;
 mod validate;
 
+pub use layers::LayerSteps;
 pub use program::{
     ConstantGroup, InputLayout, InputSpec, KeyRequirement, OutputSpec, Product, Program, Register, Step,
 };

@@ -84,30 +84,39 @@ impl Results {
         Ok(Self { container, file, manifest })
     }
 
-    /// The result ciphertexts of each inference, checked to be what the network's program ends in (count, level, degree,
-    /// scale).
-    pub fn read(&self, parameters: &Parameters, output: &OutputSpec) -> Result<Vec<Vec<Ciphertext>>, FileError> {
+    /// The packed ciphertexts of each inference, as many as the file says; [`read_inference`] reads them.
+    pub fn inferences(&self, parameters: &Parameters, output: &OutputSpec) -> Result<Vec<&[u8]>, FileError> {
         let bad = |reason: String| FileError::Section { file: self.file.clone(), section: CIPHERTEXTS, reason };
-        let length = wire::ciphertext_len(parameters, output.level, output.degree);
+        let length = inference_len(parameters, output);
         let bytes = self.container.section(CIPHERTEXTS)?;
-        let per = output.registers.len();
-        let expected = self.manifest.count.checked_mul(per).and_then(|c| c.checked_mul(length));
-        if per != self.manifest.ciphertexts || expected != Some(bytes.len()) {
+        let expected = self.manifest.count.checked_mul(length);
+        if output.registers.len() != self.manifest.ciphertexts || expected != Some(bytes.len()) {
             return Err(bad("its length is not that of the results of this network".into()));
         }
-        let mut out = Vec::with_capacity(self.manifest.count);
-        for inference in bytes.chunks(per * length) {
-            let mut ciphertexts = Vec::with_capacity(per);
-            for packed in inference.chunks(length) {
-                let c = Ciphertext::from_bytes(parameters, packed).map_err(|e| bad(e.to_string()))?;
-                let scale_fits = (c.scale / output.scale - 1.0).abs() < 1e-9;
-                if c.level() != output.level || c.degree() != output.degree || !scale_fits {
-                    return Err(bad("a ciphertext is not at the level, degree and scale this network ends in".into()));
-                }
-                ciphertexts.push(c);
-            }
-            out.push(ciphertexts);
-        }
-        Ok(out)
+        Ok(bytes.chunks(length.max(1)).collect())
     }
+}
+
+/// Bytes of one inference.
+pub fn inference_len(parameters: &Parameters, output: &OutputSpec) -> usize {
+    output.registers.len() * wire::ciphertext_len(parameters, output.level, output.degree)
+}
+
+/// The result ciphertexts of one inference, checked to be exactly what the network's program ends in: count, level, degree, scale, and
+/// not a byte more. The error says what is not.
+pub fn read_inference(parameters: &Parameters, output: &OutputSpec, bytes: &[u8]) -> Result<Vec<Ciphertext>, String> {
+    let (found, expected) = (bytes.len(), inference_len(parameters, output));
+    if found != expected {
+        return Err(format!("{found} bytes instead of {expected}"));
+    }
+    let length = wire::ciphertext_len(parameters, output.level, output.degree);
+    let one = |packed: &[u8]| {
+        let c = Ciphertext::from_bytes(parameters, packed).map_err(|e| e.to_string())?;
+        let scale_fits = (c.scale / output.scale - 1.0).abs() < 1e-9;
+        if c.level() != output.level || c.degree() != output.degree || !scale_fits {
+            return Err("a ciphertext is not at the level, degree and scale this network ends in".to_owned());
+        }
+        Ok(c)
+    };
+    bytes.chunks(length).map(one).collect()
 }

@@ -182,6 +182,33 @@ impl Step {
     }
 }
 
+impl Step {
+    /// Registers that are written, those of a [`Step::CoefficientDot`] from its first on without an end.
+    pub fn writes(&self, register: Register) -> bool {
+        match self {
+            Self::DiagonalsPlain { dst, .. }
+            | Self::DiagonalsCipher { dst, .. }
+            | Self::Combine { dst, .. }
+            | Self::Multiply { dst, .. }
+            | Self::MultiplyScalar { dst, .. }
+            | Self::Add { dst, .. }
+            | Self::DropLevel { dst, .. } => *dst == register,
+            Self::Linear { dst, .. } | Self::LinearPlain { dst, .. } => dst.contains(&register),
+            Self::Rotate { elements, dst, .. } => (*dst..dst.saturating_add(elements.len())).contains(&register),
+            Self::Parts { re, im, .. } => *re == register || *im == register,
+            Self::CoefficientRows { layout, dst, .. } => {
+                (*dst..dst.saturating_add(layout.outputs())).contains(&register)
+            }
+            Self::CoefficientDot { dst, .. } => *dst <= register,
+            Self::AddConstant { reg, .. }
+            | Self::Fold { reg, .. }
+            | Self::Relinearize { reg, .. }
+            | Self::Rescale { reg }
+            | Self::AddScalar { reg, .. } => *reg == register,
+        }
+    }
+}
+
 fn diagonals(d: &Diagonals, n: usize) -> Result<(), String> {
     let power = |x: usize| x.is_power_of_two() && x <= n;
     let fits = d.slots * 2 == n

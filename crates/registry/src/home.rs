@@ -26,6 +26,12 @@ impl FileError {
     }
 }
 
+/// The home where none is named: in the platform's data directory, if it has one.
+pub fn default_home() -> Option<PathBuf> {
+    use etcetera::BaseStrategy;
+    etcetera::base_strategy::choose_native_strategy().ok().map(|platform| platform.data_dir().join("subrosa"))
+}
+
 /// Creates a directory and its parents, readable by the owner only; one that exists stays as it is.
 pub(crate) fn create_directory(path: &Path) -> Result<(), FileError> {
     let mut builder = DirBuilder::new();

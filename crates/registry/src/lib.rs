@@ -13,17 +13,20 @@
 //! [`Registry`] holds no secret, [`Vault`] nothing else. [`OwnerIdentity`] signs what the owner hands out.
 //! A crash at any moment leaves the old state or the new one; whatever lies half-written is removed by the next opening.
 
-mod database;
+pub mod fleet;
 mod home;
 mod identity;
+mod models;
 mod record;
 mod registry;
+pub mod sql;
+pub mod time;
 mod vault;
 
-pub use home::FileError;
+pub use home::{FileError, default_home};
 pub use identity::OwnerIdentity;
 pub use record::{ModelId, NewModel, Record, validate_name};
-pub use registry::{Registry, RegistryError, Staging};
+pub use registry::{Registry, RegistryError, SharedFiles, Staging};
 pub use vault::{BackupInfo, Passphrase, RestoreInfo, Vault, VaultError};
 
 #[cfg(test)]

@@ -95,6 +95,9 @@ pub struct Record {
     pub log_n: u32,
     /// The JSON object that `protect` printed.
     pub report: Value,
+    /// When it was retired, in seconds since 1970: it is not deployed again, and results of it are no longer taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retired_unix: Option<i64>,
 }
 
 impl Record {

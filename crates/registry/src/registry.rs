@@ -4,13 +4,14 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use crate::{
-    database::Database,
     home::{self, FileError, LockFile},
+    models,
     record::{ModelId, NewModel, Record, is_plain_name, validate_name},
+    sql::{Connect, Database, SqlError, SqlErrorKind, Transaction, schema::NEWEST, sqlite::SqliteFile},
+    values,
 };
 
 /// Why the registry could not do what was asked. Every text names the place, the problem and the cure.
@@ -22,52 +23,58 @@ pub enum RegistryError {
     /// The operating system's generator failed.
     #[error("the operating system gives no random bytes: {0}")]
     Random(getrandom::Error),
-    /// SQLite failed: disk full, locked for too long, no permission, ...
-    #[error("{}: the registry's database failed: {source}", path.display())]
+    /// The database failed: disk full, locked for too long, no permission, no connection, ...
+    #[error("{place}: the registry's database failed: {source}")]
     Database {
-        /// The database file.
-        path: PathBuf,
-        /// SQLite's error.
-        source: rusqlite::Error,
+        /// The database's file or URL.
+        place: String,
+        /// The database's error.
+        source: SqlError,
     },
-    /// The database file is damaged.
+    /// The database is damaged.
     #[error(
-        "{}: the registry's database is damaged ({detail}): put back a copy of the whole home directory; \
-         models/ and vault/ beside it are untouched", path.display()
+        "{place}: the registry's database is damaged ({detail}): put back a copy of the whole home directory; \
+         models/ and vault/ beside it are untouched"
     )]
     Corrupt {
-        /// The database file.
-        path: PathBuf,
-        /// What SQLite found.
+        /// The database's file or URL.
+        place: String,
+        /// What was found.
         detail: String,
     },
-    /// Somebody else's SQLite file.
-    #[error("{} is not a Subrosa registry: choose another home directory", path.display())]
+    /// Somebody else's database.
+    #[error("{place} is not a Subrosa registry: choose another home directory or database")]
     ForeignDatabase {
-        /// The database file.
-        path: PathBuf,
+        /// The database's file or URL.
+        place: String,
     },
     /// Written by a later release.
     #[error(
-        "{} has schema version {version}, and this program knows versions up to {supported}: update the program",
-        path.display()
+        "{place} has schema version {version}, and this program knows versions up to {supported}: update the program"
     )]
     NewerDatabase {
-        /// The database file.
-        path: PathBuf,
-        /// The file's schema version.
+        /// The database's file or URL.
+        place: String,
+        /// The database's schema version.
         version: i64,
         /// The newest one this program knows.
         supported: i64,
     },
     /// Models' files without a database: a new, empty one would have them removed as leftovers.
     #[error(
-        "{} is missing or empty although models/ beside it holds models: put back a copy of it, or move models/ away",
-        path.display()
+        "{place} is missing or empty although models/ beside it holds models: put back a copy of it, or move models/ away"
     )]
     DatabaseMissing {
         /// The database file.
-        path: PathBuf,
+        place: String,
+    },
+    /// The store that several processes share failed.
+    #[error("the store of large files failed on {key}: {source}")]
+    Store {
+        /// The file's key.
+        key: String,
+        /// The store's error.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A name that cannot be a model's.
     #[error("'{name}' cannot be a model's name: use 1 to 64 letters, digits, '.', '_' and '-'")]
@@ -107,12 +114,35 @@ fn suggestion(near: &[String]) -> String {
     }
 }
 
-/// The Trained and Protected DNN Database in one home directory.
+/// Where the files of models lie that several machines share; each then keeps copies in its home.
+pub trait SharedFiles: Send + Sync {
+    /// Stores a file of the disk under a key; durable when it returns.
+    ///
+    /// # Errors
+    /// The store's.
+    fn put(&self, key: &str, file: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+    /// Copies what is stored under a key to a file of the disk; says whether there was such a key.
+    ///
+    /// # Errors
+    /// The store's.
+    fn fetch(&self, key: &str, file: &Path) -> Result<bool, Box<dyn std::error::Error + Send + Sync>>;
+
+    /// Removes everything whose key begins so.
+    ///
+    /// # Errors
+    /// The store's.
+    fn remove_all(&self, prefix: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// The Trained and Protected DNN Database: a home directory with an SQLite file, or one of several homes around a database and a store that they
+/// share.
 ///
-/// Several processes may have it open at once. For use in several threads, open it once in each.
+/// Several processes and threads may use it at once.
 pub struct Registry {
     home: PathBuf,
     database: Database,
+    shared: Option<Arc<dyn SharedFiles>>,
     lock: Arc<LockFile>,
 }
 
@@ -125,6 +155,18 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`]: the system's refusals, and a database that is damaged, foreign, newer or missing.
     pub fn open(home: &Path) -> Result<Self, RegistryError> {
+        Self::open_with(home, None, None)
+    }
+
+    /// [`Registry::open`], on another database than the home's SQLite file, and with a store for models' files that several homes share.
+    ///
+    /// # Errors
+    /// Those of [`Registry::open`].
+    pub fn open_with(
+        home: &Path,
+        connect: Option<Arc<dyn Connect>>,
+        shared: Option<Arc<dyn SharedFiles>>,
+    ) -> Result<Self, RegistryError> {
         for directory in ["models", "staging"] {
             home::create_directory(&home.join(directory))?;
         }
@@ -134,14 +176,21 @@ impl Registry {
             lock.share()?;
         }
         let has_models = home::children(&home.join("models"))?.iter().any(|path| path.is_dir());
-        let database = Database::open(home.join("registry.sqlite"), has_models)?;
-        let registry = Self { home: home.to_owned(), database, lock: Arc::new(lock) };
+        let connect = connect.unwrap_or_else(|| Arc::new(SqliteFile::new(home.join("registry.sqlite"), has_models)));
+        let place = connect.place();
+        let database = Database::open(connect).map_err(|source| explain(place, source))?;
+        let registry = Self { home: home.to_owned(), database, shared, lock: Arc::new(lock) };
         if alone {
             registry.remove_leftovers()?;
             // Whoever holds the lock alone in between finds nothing of ours to remove.
             registry.lock.share()?;
         }
         Ok(registry)
+    }
+
+    /// The registry's database, for what is not about models.
+    pub fn database(&self) -> &Database {
+        &self.database
     }
 
     /// Begins a model: an id and an empty directory for its files.
@@ -176,11 +225,14 @@ impl Registry {
         let id = staging.id;
         let place = self.directory(id);
         home::rename(&staging.directory, &place)?;
-        let registered = self.register(id, model, passed);
+        let registered = self.register(id, &model, passed);
         // A failing disk can report an error after the row became durable; then the files stay. What else is left over here,
         // the next opening removes.
-        if registered.is_err() && self.database.contains(id).is_ok_and(|present| !present) {
+        if registered.is_err() && self.transaction(|t| models::contains(t, id)).is_ok_and(|present| !present) {
             let _ = fs::remove_dir_all(&place);
+            if let Some(shared) = &self.shared {
+                let _ = shared.remove_all(&shared_prefix(id));
+            }
         }
         registered
     }
@@ -188,17 +240,26 @@ impl Registry {
     fn register(
         &self,
         id: ModelId,
-        model: NewModel,
+        model: &NewModel,
         passed: &mut dyn FnMut(&'static str),
     ) -> Result<Record, RegistryError> {
         passed("files moved");
         home::sync(&self.home.join("models"))?;
         home::sync(&self.home.join("staging"))?;
         passed("move durable");
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
-        let (record, pending) = self.database.insert(id, model, now)?;
-        passed("row inserted");
-        pending.commit()?;
+        let now = crate::time::seconds();
+        if let Some(shared) = &self.shared {
+            for path in home::children(&self.directory(id))? {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let key = shared_prefix(id) + &name;
+                shared.put(&key, &path).map_err(|source| RegistryError::Store { key, source })?;
+            }
+        }
+        let record = self.transaction(|transaction| {
+            let record = models::insert(transaction, id, model, now)?;
+            passed("row inserted");
+            Ok(record)
+        })?;
         passed("row committed");
         Ok(record)
     }
@@ -208,7 +269,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Database`], [`RegistryError::Corrupt`].
     pub fn list(&self) -> Result<Vec<Record>, RegistryError> {
-        self.database.all()
+        self.transaction(models::all)
     }
 
     /// Finds a model by its id, by `name@version`, by its name (the latest version), or by at least four digits that begin
@@ -254,7 +315,7 @@ impl Registry {
         id: ModelId,
         passed: &mut dyn FnMut(&'static str),
     ) -> Result<(), RegistryError> {
-        if !self.database.delete(id)? {
+        if !self.transaction(|transaction| models::delete(transaction, id))? {
             return Err(RegistryError::NotFound { wanted: id.to_string(), near: Vec::new() });
         }
         passed("row removed");
@@ -262,7 +323,21 @@ impl Registry {
         if directory.exists() {
             fs::remove_dir_all(&directory).map_err(FileError::at(&directory, "remove the model's files"))?;
         }
+        if let Some(shared) = &self.shared {
+            let key = shared_prefix(id);
+            shared.remove_all(&key).map_err(|source| RegistryError::Store { key, source })?;
+        }
         Ok(())
+    }
+
+    /// Retires a model: it is not deployed again, and results of it are no longer taken. Its files and its key stay. Says whether it was not retired before.
+    ///
+    /// # Errors
+    /// [`RegistryError::Database`].
+    pub fn retire(&self, id: ModelId) -> Result<bool, RegistryError> {
+        let now = crate::time::seconds();
+        let sql = "UPDATE models SET retired = $1 WHERE id = $2 AND retired IS NULL";
+        self.transaction(|transaction| transaction.execute(sql, values![now, id.to_string()])).map(|count| count > 0)
     }
 
     /// The path of one of a model's files, which exists.
@@ -271,7 +346,35 @@ impl Registry {
     /// [`RegistryError::MissingFile`] where it does not, or where `name` is not a plain file name.
     pub fn file(&self, record: &Record, name: &str) -> Result<PathBuf, RegistryError> {
         let path = self.directory(record.id).join(name);
-        if is_plain_name(name) && path.is_file() { Ok(path) } else { Err(RegistryError::MissingFile { path }) }
+        if !is_plain_name(name) {
+            return Err(RegistryError::MissingFile { path });
+        }
+        if path.is_file() || self.fetched(record.id, name, &path)? {
+            Ok(path)
+        } else {
+            Err(RegistryError::MissingFile { path })
+        }
+    }
+
+    /// Copies a model's file from the shared store into this home; says whether it was there.
+    fn fetched(&self, id: ModelId, name: &str, path: &Path) -> Result<bool, RegistryError> {
+        let Some(shared) = &self.shared else { return Ok(false) };
+        home::create_directory(&self.directory(id))?;
+        let staged = self.begin()?;
+        let copy = staged.dir().join(name);
+        let key = shared_prefix(id) + name;
+        if !shared.fetch(&key, &copy).map_err(|source| RegistryError::Store { key, source })? {
+            return Ok(false);
+        }
+        home::rename(&copy, path)?;
+        Ok(true)
+    }
+
+    fn transaction<T>(
+        &self,
+        work: impl FnMut(&mut Transaction<'_>) -> Result<T, SqlError>,
+    ) -> Result<T, RegistryError> {
+        self.database.transaction(work).map_err(|source| explain(self.database.place(), source))
     }
 
     /// The home directory.
@@ -296,6 +399,22 @@ impl Registry {
             fs::remove_dir_all(path).map_err(FileError::at(path, "remove what an interrupted run left"))?;
         }
         Ok(())
+    }
+}
+
+/// Where a model's files lie in a shared store.
+fn shared_prefix(id: ModelId) -> String {
+    format!("models/{id}/")
+}
+
+/// The registry's error for one of its database.
+pub(crate) fn explain(place: String, source: SqlError) -> RegistryError {
+    match source.kind {
+        SqlErrorKind::Corrupt => RegistryError::Corrupt { place, detail: source.to_string() },
+        SqlErrorKind::Foreign => RegistryError::ForeignDatabase { place },
+        SqlErrorKind::Missing => RegistryError::DatabaseMissing { place },
+        SqlErrorKind::Newer(version) => RegistryError::NewerDatabase { place, version, supported: NEWEST },
+        SqlErrorKind::Again | SqlErrorKind::Failed => RegistryError::Database { place, source },
     }
 }
 

@@ -63,6 +63,14 @@ pub enum VaultError {
     /// A passphrase without a character.
     #[error("the passphrase is empty: choose one that is hard to guess")]
     EmptyPassphrase,
+    /// A file that holds no passphrase.
+    #[error("{}: {detail}", path.display())]
+    PassphraseFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: &'static str,
+    },
     /// There is no vault.
     #[error("{} holds no key vault: 'subrosa protect' or 'subrosa keys restore' creates one", home.display())]
     NoVault {

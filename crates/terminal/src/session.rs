@@ -90,6 +90,14 @@ impl<'a> Terminal<'a> {
         Ok(())
     }
 
+    /// Hands what was printed to whoever reads it, where the command goes on.
+    ///
+    /// # Errors
+    /// Standard output that cannot be written.
+    pub fn flush(&mut self) -> Result<(), Failure> {
+        Ok(self.out.flush()?)
+    }
+
     /// Something the user should know, on standard error.
     pub fn warn(&self, text: impl Display) {
         if !self.flags.quiet {

@@ -3,11 +3,13 @@
 mod archive;
 mod calibration;
 mod classifier;
+mod cnn;
 mod network;
 mod paper;
 mod peer;
 mod plain;
 mod primitives;
+mod steps;
 
 use crate::arguments::{Bench, HomeFlags};
 use crate::failure::failure;
@@ -25,6 +27,7 @@ pub(crate) fn bench(terminal: &mut Terminal, home: &HomeFlags, what: &Bench) -> 
     match what {
         Bench::Primitives(wanted) => primitives::primitives(terminal, home, wanted),
         Bench::Classifier(wanted) => classifier::classifier(terminal, wanted),
+        Bench::Cnn(wanted) => cnn::cnn(terminal, wanted),
         Bench::Paper(wanted) => paper::paper(terminal, wanted),
         Bench::Plain { model, input } => plain::plain(terminal, model, input),
         // It starts threads of its own: `main` has run it before.

@@ -2,7 +2,7 @@
 
 mod backend;
 
-use super::{CALIBRATION, Reference, preprocess, random_text, top};
+use super::{Reference, Story, random_text, top};
 use crate::failure::{failure, io};
 use crate::samples::OnBars;
 use backend::{Api, Process};
@@ -23,6 +23,8 @@ use subrosa_terminal::{Failure, Terminal, text};
 
 const MACHINES: &[u8] = include_bytes!("../../../../models/ai4i-mlp.onnx");
 const ROWS: &[u8] = include_bytes!("../../../../models/ai4i-mlp.test.csv");
+/// Sensor rows that the ranges come from, the first.
+const CALIBRATION: usize = 100;
 /// Time between two samples of a stream.
 const BEAT: Duration = Duration::from_millis(20);
 /// Longest wait for the next result.
@@ -60,13 +62,13 @@ struct StreamReport {
 }
 
 /// Runs the demo with this many digits, and as many sensor rows, up to all there are.
-pub(super) fn demo(terminal: &mut Terminal, place: &Path, reference: &Reference) -> Result<(), Failure> {
+pub(super) fn demo(terminal: &mut Terminal, place: &Path, story: &Story, reference: &Reference) -> Result<(), Failure> {
     let start = Instant::now();
     let (serve, edge) = (crate::train::program("subrosa-serve"), crate::train::program("subrosa-edge"));
     let home = place.join("home");
     let secret = random_text()?;
     let passphrase = Passphrase::new(secret.clone()).map_err(failure)?;
-    let streams = streams(terminal, place, &home, &passphrase, reference)?;
+    let streams = streams(terminal, place, &home, &passphrase, (story, reference))?;
 
     let mut command = Command::new(&serve);
     command.args(["--json", "--quiet", "--listen", "127.0.0.1:0", "--home"]).arg(&home);
@@ -117,16 +119,17 @@ fn streams(
     place: &Path,
     home: &Path,
     passphrase: &Passphrase,
-    reference: &Reference,
+    (story, reference): (&Story, &Reference),
 ) -> Result<Vec<Stream>, Failure> {
     let owner = Owner::open(home).map_err(failure)?;
     let vault = Vault::create_or_open(home, passphrase).map_err(failure)?;
     let identity = OwnerIdentity::load_or_create(&vault).map_err(failure)?;
     let rows = read_bytes("ai4i.csv", ROWS, None).map_err(failure)?;
     let count = reference.original.len().min(rows.count.saturating_sub(CALIBRATION));
-    let digits = reference.samples();
+    let digits = Dataset { labels: None, ..reference.images.clone() };
     let machines = part(&rows, CALIBRATION, count);
-    let (onnx, network) = (super::NETWORK, Network::from_onnx(MACHINES).map_err(failure)?);
+    let network = Network::from_onnx(MACHINES).map_err(failure)?;
+    let preprocess: Preprocess = story.preprocess.parse().map_err(failure)?;
     let inputs = Preprocess::default().apply(&machines, network.input_shape()).map_err(failure)?;
     let plain = PlainNetwork::load(MACHINES, terminal.flags().threads())
         .map_err(|e| failure(subrosa_owner::OwnerError::from(e)))?;
@@ -138,9 +141,9 @@ fn streams(
     for (name, onnx, scope, preprocess, calibration, samples, expected) in [
         (
             "digits",
-            onnx,
-            Scope::Classifier,
-            Some(preprocess()?),
+            story.onnx,
+            story.scope.clone(),
+            Some(preprocess),
             &reference.calibration,
             digits,
             reference.original.clone(),

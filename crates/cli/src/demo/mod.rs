@@ -2,31 +2,27 @@
 
 mod fleet;
 mod pictures;
+mod story;
 
 use crate::arguments::DemoModel;
 use crate::failure::{failure, io};
-use crate::samples::OnBars;
+use crate::samples::{self, OnBars};
 use serde::Serialize;
+use std::collections::HashSet;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
+use story::Story;
 use subrosa_edge::{InferReport, InferRequest};
 use subrosa_edge_agent::Options;
 use subrosa_fhe::{Kernel, SecurityLevel};
-use subrosa_input::{Dataset, Preprocess, Samples};
-use subrosa_network::{Network, Scope, Substitutions};
+use subrosa_input::{Dataset, Preprocess};
+use subrosa_network::{Network, Substitutions};
 use subrosa_owner::{Decrypted, Deployed, Owner, OwnerError, ProtectReport, ProtectRequest, Reveal};
-use subrosa_plain::PlainNetwork;
 use subrosa_registry::{OwnerIdentity, Passphrase, Vault};
 use subrosa_terminal::{Failure, Terminal, machine, text};
 
-const NETWORK: &[u8] = include_bytes!("../../../../models/mnist-cnn.onnx");
-const IMAGES: &[u8] = include_bytes!("../../../../data/mnist-test-1000-images-idx3-ubyte.gz");
-const LABELS: &[u8] = include_bytes!("../../../../data/mnist-test-1000-labels-idx1-ubyte.gz");
-const PREPROCESS: &str = "scale=1/255";
-/// The ranges come from the first digits; what is classified begins behind them.
-const CALIBRATION: usize = 100;
-/// Digits shown as pictures.
+/// Images shown as text.
 const SHOWN: usize = 3;
 /// The secret key is looked for in the bundle piece by piece.
 const PIECE: usize = 32;
@@ -54,9 +50,12 @@ struct DemoReport {
 #[derive(Serialize)]
 struct Mode {
     input: String,
-    /// Share of digits whose decrypted class is the approximated network's.
+    /// What is encrypted, for people.
+    #[serde(skip)]
+    encrypted: &'static str,
+    /// Share of images whose decrypted class is the approximated network's.
     agreement: f64,
-    /// Accuracy of the original network in plaintext, on the same digits.
+    /// Accuracy of the original network in plaintext, on the same images.
     accuracy_plain: f64,
     accuracy_encrypted: f64,
     /// Largest difference of a decrypted output from the approximated network's in f64.
@@ -85,78 +84,67 @@ struct Mode {
     decrypt_seconds: f64,
 }
 
-/// The digits to classify, and what the plaintext networks say of them.
+/// The images to classify, and what the plaintext network says of them.
 struct Reference {
-    pixels: Vec<u8>,
-    labels: Vec<u32>,
+    images: Dataset,
     calibration: Dataset,
     original: Vec<usize>,
-    approximated: Vec<Vec<f64>>,
 }
 
-impl Reference {
-    /// The digits to classify.
-    fn samples(&self) -> Dataset {
-        Dataset {
-            count: self.original.len(),
-            samples: Samples::Pixels {
-                height: pictures::SIDE,
-                width: pictures::SIDE,
-                channels: 1,
-                data: self.pixels.clone(),
-            },
-            labels: None,
-            names: None,
-        }
+pub(crate) fn demo(terminal: &mut Terminal, model: DemoModel, images: Option<u16>, fleet: bool) -> Result<(), Failure> {
+    if fleet && model != DemoModel::Mnist {
+        return Err(Failure::usage("--fleet streams digits and sensor rows: use it with --model mnist"));
     }
-}
-
-pub(crate) fn demo(terminal: &mut Terminal, model: DemoModel, images: u16, fleet: bool) -> Result<(), Failure> {
-    if model == DemoModel::Cifar10 {
-        return Err(Failure::usage("the demo with cifar10 is not there yet: use --model mnist"));
-    }
+    let story = &Story::of(model);
     let start = Instant::now();
     let directory = tempfile::tempdir().map_err(io("create a directory in", &std::env::temp_dir()))?;
     let place = directory.path();
     let kernel = Kernel::active().map_err(|e| failure(OwnerError::Engine(e.into())))?;
     let threads = terminal.flags().threads();
-    if fleet {
-        terminal.text(format!(
-            "Subrosa demo: a backend and two edge agents on loopback; {images} MNIST digits and rows of AI4I sensors\n\
-             {}, kernel {kernel}, {threads} threads; all files in a temporary home, removed at the end\n",
-            machine::cpu_model()
-        ))?;
-        return fleet::demo(terminal, place, &reference(place, usize::from(images), threads)?);
-    }
+    let (calibration, images) = story.read(place, images.map_or(story.usual, usize::from))?;
+    let count = images.count;
+    let what = if fleet {
+        "digits and as many rows of AI4I sensors through a backend and two edge agents on loopback"
+    } else {
+        story.what
+    };
     terminal.text(format!(
-        "Subrosa demo: {images} MNIST digits through a CNN whose classifier (1600-512-10) is encrypted\n\
+        "Subrosa demo: {count} {what}\n\
          {}, kernel {kernel}, {threads} threads; all files in a temporary home, removed at the end\n",
         machine::cpu_model()
     ))?;
 
-    let reference = reference(place, usize::from(images), threads)?;
-    let samples = place.join("digits-idx3-ubyte");
-    write(&samples, &idx_images(&reference.pixels))?;
+    let preprocess: Preprocess = story.preprocess.parse().map_err(failure)?;
+    let shape = Network::from_onnx(story.onnx).map_err(failure)?.input_shape().to_vec();
+    let inputs = preprocess.apply(&images, &shape).map_err(failure)?;
+    let original = story.original(&inputs, count, threads).map_err(failure)?;
+    if fleet {
+        return fleet::demo(terminal, place, story, &Reference { images, calibration, original });
+    }
+    let samples = place.join("images.npy");
+    samples::write_npy(&samples, &images.samples)?;
+    let reference = Reference { images, calibration, original };
     let home = place.join("home");
     let owner = Owner::open(&home).map_err(failure)?;
     let vault = Vault::create_or_open(&home, &random_passphrase()?).map_err(failure)?;
     let identity = OwnerIdentity::load_or_create(&vault).map_err(failure)?;
 
     let mut modes = Vec::new();
-    for input in ["plain", "encrypted"] {
-        let run = Run { terminal, place, samples: &samples, owner: &owner, vault: &vault, identity: &identity };
-        let (mode, labels) = run.mode(input, &reference)?;
+    for &encrypted in story.inputs {
+        let run = Run { terminal, story, place, samples: &samples, owner: &owner, vault: &vault, identity: &identity };
+        let (mode, classes) = run.mode(encrypted, &preprocess, &reference)?;
         terminal.text(&mode)?;
-        if input == "encrypted" {
-            terminal.text(format!("first digits of {images}, with the classes that the owner decrypted:\n"))?;
-            terminal.text(pictures::beside(&reference.pixels, &labels, SHOWN))?;
+        if encrypted {
+            terminal
+                .text(format!("first {} of {count}, with the classes that the owner decrypted:\n", story.images))?;
+            terminal.text(pictures::beside(&reference.images.samples, story.margin, &classes, SHOWN))?;
         }
         modes.push(mode);
     }
     let Some(last) = modes.last() else { return Err(Failure::failed("the demo ran in no mode")) };
     terminal.report(&DemoReport {
-        model: "mnist".into(),
-        images: usize::from(images),
+        model: story.model.into(),
+        images: count,
         agreement: last.agreement,
         accuracy_plain: last.accuracy_plain,
         accuracy_encrypted: last.accuracy_encrypted,
@@ -172,58 +160,10 @@ pub(crate) fn demo(terminal: &mut Terminal, model: DemoModel, images: u16, fleet
     })
 }
 
-/// Reads the embedded digits as files and runs both plaintext networks on those to classify.
-fn reference(place: &Path, count: usize, threads: usize) -> Result<Reference, Failure> {
-    let (images, labels) = (place.join("images.gz"), place.join("labels.gz"));
-    write(&images, IMAGES)?;
-    write(&labels, LABELS)?;
-    let all = subrosa_input::read(&images.to_string_lossy(), None).map_err(failure)?;
-    let mut labels = subrosa_input::read_labels(&labels.to_string_lossy()).map_err(failure)?;
-    let Samples::Pixels { height, width, channels, data: mut pixels } = all.samples else {
-        return Err(Failure::failed("the embedded digits are not images"));
-    };
-    let size = height * width * channels;
-    // Digits of the calibration come last, so that only runs of nearly all digits classify them too.
-    let calibrated = CALIBRATION.min(all.count);
-    let part = |pixels: &[u8], labels: &[u32], from: usize, to: usize| Dataset {
-        count: to - from,
-        samples: Samples::Pixels {
-            height,
-            width,
-            channels,
-            data: pixels.get(from * size..to * size).unwrap_or_default().to_vec(),
-        },
-        labels: labels.get(from..to).map(<[u32]>::to_vec),
-        names: None,
-    };
-    let calibration = part(&pixels, &labels, 0, calibrated);
-    pixels.rotate_left(calibrated * size);
-    labels.rotate_left(calibrated);
-    let count = count.min(all.count);
-    let samples = part(&pixels, &labels, 0, count);
-    pixels.truncate(count * size);
-    labels.truncate(count);
-
-    let network = Network::from_onnx(NETWORK).map_err(failure)?;
-    let split = network.split(&Scope::Classifier, &Substitutions::none()).map_err(failure)?;
-    let inputs = preprocess()?.apply(&samples, network.input_shape()).map_err(failure)?;
-    let run = |onnx: &[u8]| -> Result<Vec<Vec<f64>>, OwnerError> {
-        let network = PlainNetwork::load(onnx, threads)?;
-        let out = network.run(count, &inputs)?;
-        Ok(out.chunks(network.output_len().max(1)).map(|o| o.iter().map(|&x| f64::from(x)).collect()).collect())
-    };
-    let original = run(NETWORK).map_err(failure)?.iter().map(|o| top(o)).collect();
-    let features = match &split.front {
-        Some(front) => run(front).map_err(failure)?,
-        None => return Err(Failure::failed("the embedded network has no plain part")),
-    };
-    let approximated = features.iter().map(|x| split.chain.eval(x)).collect();
-    Ok(Reference { pixels, labels, calibration, original, approximated })
-}
-
 /// What one mode of the demo works with.
 struct Run<'a, 't> {
     terminal: &'a Terminal<'t>,
+    story: &'a Story,
     place: &'a Path,
     samples: &'a Path,
     owner: &'a Owner,
@@ -232,21 +172,27 @@ struct Run<'a, 't> {
 }
 
 impl Run<'_, '_> {
-    /// Protect, deploy, infer on the edge's side, decrypt, compare; also the decrypted classes.
-    fn mode(&self, input: &str, reference: &Reference) -> Result<(Mode, Vec<usize>), Failure> {
+    /// Protect, deploy, infer on the edge's side, decrypt, compare; also the decrypted classes, as people call them.
+    fn mode(
+        &self,
+        encrypted: bool,
+        preprocess: &Preprocess,
+        reference: &Reference,
+    ) -> Result<(Mode, Vec<String>), Failure> {
+        let input = if encrypted { "encrypted" } else { "plain" };
         let request = ProtectRequest {
-            onnx: NETWORK,
-            name: &format!("digits-{input}"),
-            scope: Scope::Classifier,
-            encrypted_input: input == "encrypted",
+            onnx: self.story.onnx,
+            name: &format!("{}-{input}", self.story.images),
+            scope: self.story.scope.clone(),
+            encrypted_input: encrypted,
             plain_weights: false,
             substitutions: Substitutions::none(),
-            preprocess: Some(preprocess()?),
+            preprocess: Some(preprocess.clone()),
             calibrate: Some(&reference.calibration),
             security: SecurityLevel::Bits128,
             force: false,
             fold: true,
-            classes: None,
+            classes: self.story.classes.clone(),
             memory_limit: None,
             costs: None,
         };
@@ -263,14 +209,18 @@ impl Run<'_, '_> {
                 input: &self.samples.to_string_lossy(),
                 out: &results,
                 profile: false,
+                signer: None,
                 limit: None,
                 options: Options { trust: Some(self.identity.signer()), threads, kernel: None },
             },
             &self.terminal.bars(),
         )?;
         let decrypted = self.owner.decrypt(&results, Reveal::Scores, self.vault).map_err(failure)?;
-        let labels = decrypted.predictions.iter().map(|p| p.label).collect();
-        Ok((Mode::new(&protected, &deployed, &inferred, &decrypted, reference), labels))
+        let expected = self.owner.plain_outputs(&protected.id, &reference.images).map_err(failure)?;
+        let classes = decrypted.predictions.iter().map(|p| p.name.clone().unwrap_or_else(|| p.label.to_string()));
+        let classes = classes.collect();
+        let what = self.story.encrypted.get(usize::from(encrypted)).copied().unwrap_or_default();
+        Ok((Mode::new(what, &protected, &deployed, &inferred, &decrypted, (reference, &expected)), classes))
     }
 
     /// Fails if any piece of the packed secret key stands in the bundle.
@@ -280,7 +230,7 @@ impl Run<'_, '_> {
         let name = names.iter().find(|n| n.ends_with(id));
         let name = name.ok_or_else(|| Failure::failed("the vault has no secret key for the network"))?;
         let secret = self.vault.get(name).map_err(failure)?;
-        if secret.chunks_exact(PIECE).any(|piece| memchr::memmem::find(&bytes, piece).is_some()) {
+        if stands_in(&bytes, &secret) {
             return Err(Failure::failed("a piece of the secret key stands in the bundle"));
         }
         Ok(())
@@ -289,23 +239,27 @@ impl Run<'_, '_> {
 
 impl Mode {
     fn new(
+        encrypted: &'static str,
         protected: &ProtectReport,
         deployed: &Deployed,
         inferred: &InferReport,
         decrypted: &Decrypted,
-        reference: &Reference,
+        (reference, expected): (&Reference, &[Vec<f64>]),
     ) -> Self {
         let count = decrypted.count.max(1) as f64;
-        let pairs = decrypted.predictions.iter().zip(&reference.approximated);
+        let pairs = decrypted.predictions.iter().zip(expected);
         let errors = pairs
             .clone()
             .flat_map(|(p, expected)| p.scores.iter().flatten().zip(expected).map(|(got, want)| (got - want).abs()));
         let agreeing = pairs.filter(|(p, expected)| p.label == top(expected)).count();
         let right = |labels: &mut dyn Iterator<Item = usize>| {
-            labels.zip(&reference.labels).filter(|(got, want)| *got == **want as usize).count() as f64 / count
+            labels.zip(reference.images.labels.iter().flatten()).filter(|(got, want)| *got == **want as usize).count()
+                as f64
+                / count
         };
         Self {
             input: protected.input.clone(),
+            encrypted,
             agreement: agreeing as f64 / count,
             accuracy_plain: right(&mut reference.original.iter().copied()),
             accuracy_encrypted: right(&mut decrypted.predictions.iter().map(|p| p.label)),
@@ -341,10 +295,6 @@ fn top(values: &[f64]) -> usize {
     values.iter().enumerate().fold((0, f64::NEG_INFINITY), |best, (i, &v)| if v > best.1 { (i, v) } else { best }).0
 }
 
-fn preprocess() -> Result<Preprocess, Failure> {
-    PREPROCESS.parse().map_err(failure)
-}
-
 fn random_text() -> Result<String, Failure> {
     let mut bytes = [0u8; 32];
     getrandom::fill(&mut bytes)
@@ -356,25 +306,30 @@ fn random_passphrase() -> Result<Passphrase, Failure> {
     Passphrase::new(random_text()?).map_err(failure)
 }
 
-/// An IDX file of 28 x 28 images.
-fn idx_images(pixels: &[u8]) -> Vec<u8> {
-    let side = pictures::SIDE as u32;
-    let count = (pixels.len() / (pictures::SIDE * pictures::SIDE)) as u32;
-    let header = [0x0803, count, side, side].into_iter().flat_map(u32::to_be_bytes);
-    header.chain(pixels.iter().copied()).collect()
-}
-
-fn write(path: &PathBuf, bytes: &[u8]) -> Result<(), Failure> {
-    std::fs::write(path, bytes).map_err(io("write", path))
+/// Whether any piece of a secret stands in the bytes: one pass over them, however many pieces there are.
+fn stands_in(bytes: &[u8], secret: &[u8]) -> bool {
+    let begin = |window: &[u8]| match window {
+        [a, b, ..] => usize::from(u16::from_le_bytes([*a, *b])),
+        _ => 0,
+    };
+    let mut begins = vec![false; 1 << 16];
+    let pieces: HashSet<&[u8]> = secret.chunks_exact(PIECE).collect();
+    for piece in &pieces {
+        if let Some(known) = begins.get_mut(begin(piece)) {
+            *known = true;
+        }
+    }
+    let known = |window: &&[u8]| begins.get(begin(window)).copied().unwrap_or(true);
+    bytes.windows(PIECE).filter(known).any(|window| pieces.contains(window))
 }
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (encrypted, prepare) = match self.input.as_str() {
-            "encrypted" => ("weights and features encrypted", "encrypt the features"),
-            _ => ("weights encrypted, features plain", "encode the features"),
+        let prepare = match self.input.as_str() {
+            "encrypted" => "encrypt",
+            _ => "encode",
         };
-        writeln!(f, "{} input ({encrypted})", self.input)?;
+        writeln!(f, "{} input ({})", self.input, self.encrypted)?;
         let parameters = format!(
             "{} bits: ring degree 2^{}, log2(QP) {:.0} ({:.0} below the bound), primes of {:?} bits",
             self.security_bits, self.log_n, self.log_qp, self.table_slack_bits, self.moduli_bits
@@ -432,6 +387,28 @@ impl fmt::Display for DemoReport {
         let wrong = self.modes.iter().any(|m| m.max_abs_error > m.forecast_max_abs_error);
         let verdict =
             if wrong { "an error exceeded its forecast: please report it" } else { "all errors within forecast" };
-        write!(f, "{} images, both modes, {} in all; {verdict}", self.images, text::seconds(self.total_seconds))
+        let modes = if self.modes.len() > 1 { ", both modes" } else { "" };
+        write!(f, "{} images{modes}, {} in all; {verdict}", self.images, text::seconds(self.total_seconds))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_of_a_secret_is_found_wherever_it_stands() {
+        let secret: Vec<u8> = (0..100u32).map(|i| (i * 37 % 251) as u8).collect();
+        let mut bytes = vec![secret[0]; 1000];
+        assert!(!stands_in(&bytes, &secret));
+        for (at, piece) in [(0, 0), (333, 1), (1000 - PIECE, 2)] {
+            let mut with = bytes.clone();
+            with[at..at + PIECE].copy_from_slice(&secret[piece * PIECE..(piece + 1) * PIECE]);
+            assert!(stands_in(&with, &secret));
+            with[at + PIECE - 1] ^= 1;
+            assert!(!stands_in(&with, &secret));
+        }
+        bytes.truncate(PIECE - 1);
+        assert!(!stands_in(&bytes, &secret));
     }
 }

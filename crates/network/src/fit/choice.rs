@@ -6,16 +6,20 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::projection::{Node, project, uniform};
+use super::sign::SignDegrees;
 use super::{FARTHEST, FitError, FitMethod, Interval, ScalarFunction, allowed, values};
 use crate::polynomial::Polynomial;
 
 /// The name of the method that weighs values as they were observed.
 const OBSERVED: &str = "observed";
+/// The name of the method that composes a sign.
+const MINIMAX: &str = "minimax";
 
 /// How the polynomial in an activation's place is found once the network shows what values it gets there.
 ///
 /// As text: `METHOD:DEGREE`, as in `chebyshev:7`, with an interval of one's own `METHOD:DEGREE@LO..HI`, or `auto`.
-/// Methods are those of [`FitMethod`] and `observed`: [`observed`].
+/// Methods are those of [`FitMethod`], `observed`: [`observed`], and `minimax`: [`composite_sign`](super::composite_sign), whose degrees are
+/// several, as in `minimax:3x5`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum FitChoice {
@@ -30,12 +34,22 @@ pub enum FitChoice {
         /// Where the fit is to be good; `None` takes it from the values observed.
         interval: Option<Interval>,
     },
+    /// A sign composed of minimax polynomials.
+    Sign {
+        /// Their degrees.
+        degrees: SignDegrees,
+        /// Where the fit is to be good; `None` takes it from the values observed.
+        interval: Option<Interval>,
+    },
 }
 
 impl FitChoice {
     /// Whether it takes values observed to make the polynomial.
     pub fn needs_observations(&self) -> bool {
-        !matches!(self, FitChoice::Fit { method: Some(_), interval: Some(_), .. })
+        !matches!(
+            self,
+            FitChoice::Fit { method: Some(_), interval: Some(_), .. } | FitChoice::Sign { interval: Some(_), .. }
+        )
     }
 
     /// Whether a text is meant as one, right or wrong: `auto` or `NAME:…`, but for `poly:…`.
@@ -48,13 +62,21 @@ impl FitChoice {
 
 impl fmt::Display for FitChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let FitChoice::Fit { method, degree, interval } = self else {
-            return f.write_str("auto");
+        let interval = match self {
+            FitChoice::Auto => return f.write_str("auto"),
+            FitChoice::Fit { method: Some(method), degree, interval } => {
+                write!(f, "{method}:{degree}")?;
+                interval
+            }
+            FitChoice::Fit { method: None, degree, interval } => {
+                write!(f, "{OBSERVED}:{degree}")?;
+                interval
+            }
+            FitChoice::Sign { degrees, interval } => {
+                write!(f, "{MINIMAX}:{degrees}")?;
+                interval
+            }
         };
-        match method {
-            Some(method) => write!(f, "{method}:{degree}")?,
-            None => write!(f, "{OBSERVED}:{degree}")?,
-        }
         match interval {
             Some(Interval { lo, hi }) => write!(f, "@{lo}..{hi}"),
             None => Ok(()),
@@ -72,12 +94,6 @@ impl FromStr for FitChoice {
             return Ok(FitChoice::Auto);
         }
         let (method, rest) = wanted.split_once(':').ok_or_else(bad)?;
-        let method = match method.trim() {
-            OBSERVED => None,
-            // As Hesamifard et al. made it.
-            "integrated" => Some(FitMethod::Integral),
-            method => Some(method.parse::<FitMethod>()?),
-        };
         let (degree, interval) = match rest.split_once('@') {
             None => (rest, None),
             Some((degree, ends)) => {
@@ -85,6 +101,15 @@ impl FromStr for FitChoice {
                 let end = |text: &str| text.trim().parse::<f64>().map_err(|_| bad());
                 (degree, Some(Interval::new(end(lo)?, end(hi)?)?))
             }
+        };
+        if method.trim() == MINIMAX {
+            return Ok(FitChoice::Sign { degrees: degree.parse()?, interval });
+        }
+        let method = match method.trim() {
+            OBSERVED => None,
+            // As Hesamifard et al. made it.
+            "integrated" => Some(FitMethod::Integral),
+            method => Some(method.parse::<FitMethod>()?),
         };
         let degree = degree.trim().parse().map_err(|_| bad())?;
         allowed(degree)?;
@@ -150,6 +175,8 @@ mod tests {
             ("integrated:5", "integral:5"),
             ("least_squares:9@-8..8.5", "least-squares:9@-8..8.5"),
             ("observed:3@-1e1..2", "observed:3@-10..2"),
+            ("Minimax:3 x 5@-4..4", "minimax:3x5@-4..4"),
+            ("minimax:7", "minimax:7"),
         ] {
             let choice: FitChoice = text.parse().unwrap();
             assert_eq!(choice.to_string(), printed);

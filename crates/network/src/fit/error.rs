@@ -16,9 +16,18 @@ pub enum FitError {
     Choice(String),
     /// A method that is unknown.
     #[error(
-        "'{0}' is not a way to fit: use taylor, chebyshev, least-squares, normal, integral or, as in observed:7, observed"
+        "'{0}' is not a way to fit: use taylor, chebyshev, least-squares, normal, integral or, as in observed:7 and minimax:3x5, observed and minimax"
     )]
     UnknownMethod(String),
+    /// Degrees that no sign can be composed of.
+    #[error(
+        "minimax cannot have the degrees '{0}': write one to four odd degrees from 3 to 15, the innermost first, whose product is at most 31, \
+         as in minimax:3x5"
+    )]
+    SignDegrees(String),
+    /// A function without a sign in it.
+    #[error("minimax composes a sign, which makes relu, leakyrelu and abs, not {0}: use chebyshev or least-squares")]
+    NoSign(ScalarFunction),
     /// A function that is unknown.
     #[error(
         "'{0}' is not a function that can be fitted: use relu, relu6, leakyrelu (or leakyrelu:SLOPE), elu, selu, \

@@ -18,8 +18,8 @@ mod tests;
 
 pub(crate) use map::Entry;
 pub use search::plan_whole;
-pub(crate) use simulate::simulate;
-pub use simulate::{SimulateError, Simulation};
+pub use simulate::{SimulateError, Simulation, StepError};
+pub(crate) use simulate::{gaussian, simulate, step_errors};
 pub(crate) use task::WholeTask;
 
 use crate::chain::InputRange;
@@ -120,8 +120,8 @@ pub enum WholeError {
     },
     /// Too large for the edge.
     #[error(
-        "the keys and weights of this network take about {} GB of the edge's memory, {} are permitted: permit as much \
-         (--memory-limit), or protect fewer layers (--scope classifier or from:LAYER)", gigabytes(*.smallest), gigabytes(*.limit)
+        "the keys and weights of this network take about {} of the edge's memory, {} are permitted: permit as much \
+         (--memory-limit), or protect fewer layers (--scope classifier or from:LAYER)", amount(*.smallest), amount(*.limit)
     )]
     Memory {
         /// The limit.
@@ -142,8 +142,13 @@ pub enum WholeError {
     },
 }
 
-fn gigabytes(bytes: u64) -> String {
-    format!("{:.1}", bytes as f64 / 1e9)
+/// Bytes for people.
+fn amount(bytes: u64) -> String {
+    match bytes as f64 {
+        few if few < 1e6 => format!("{few} bytes"),
+        some if some < 1e9 => format!("{:.0} MB", some / 1e6),
+        many => format!("{:.1} GB", many / 1e9),
+    }
 }
 
 /// How moduli are made of primes.

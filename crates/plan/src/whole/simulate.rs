@@ -4,16 +4,22 @@ use super::{Constant, Entry};
 use crate::forecast::Deviations;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::f64::consts::TAU;
 use std::sync::Arc;
 use subrosa_fhe::{Complex64, Galois, KeyId, KeyShape};
+use subrosa_program::layout::CoefficientRows;
 use subrosa_program::{InputLayout, Program, Register, Step};
 
 /// Why a program cannot be simulated.
 #[derive(Debug, thiserror::Error)]
 #[error("the plan cannot be simulated: {0}")]
 pub struct SimulateError(&'static str);
+
+impl SimulateError {
+    pub(crate) const OTHER_LENGTH: Self = Self("its input has another length");
+}
 
 /// What a simulated evaluation gave.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,9 +49,30 @@ struct Machine<'a> {
     noise: Option<ChaCha8Rng>,
     vectors: BTreeMap<Register, Vector>,
     rows: BTreeMap<Register, Rows>,
+    /// Level and scale of the results of the last layer, before they are divided.
+    rows_at: (usize, f64),
     slots: usize,
     largest: f64,
 }
+
+/// How exact what a step writes is, on one input.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct StepError {
+    /// The values' root mean square.
+    pub values: f64,
+    /// The errors'.
+    pub errors: f64,
+}
+
+impl StepError {
+    /// log2 of the values over their errors; infinite without an error.
+    pub fn bits(&self) -> f64 {
+        (self.values / self.errors).log2()
+    }
+}
+
+/// Highest power of the secret that a result of the last layer has.
+const MOST_POWERS: u8 = 3;
 
 /// Runs `program` on one input. With a `seed` noise is added, of the deviations that the engine's model gives.
 pub(crate) fn simulate(
@@ -54,8 +81,44 @@ pub(crate) fn simulate(
     input: &[f64],
     seed: Option<u64>,
 ) -> Result<Simulation, SimulateError> {
+    machine(program, constants, seed).run(input)
+}
+
+/// Runs `program` with and without noise, and compares what each step writes.
+pub(crate) fn step_errors(
+    program: &Program,
+    constants: &[&Constant],
+    input: &[f64],
+    seed: u64,
+) -> Result<Vec<StepError>, SimulateError> {
+    let (mut exact, mut noisy) = (machine(program, constants, None), machine(program, constants, Some(seed)));
+    let inputs = (exact.begin(input)?, noisy.begin(input)?);
+    let mut errors = Vec::with_capacity(program.steps.len());
+    for step in &program.steps {
+        exact.step(step, &inputs.0)?;
+        noisy.step(step, &inputs.1)?;
+        let (mut values, mut differences, mut count) = (0.0, 0.0, 0usize);
+        for register in step.results(&program.input.layout) {
+            if let (Some(a), Some(b)) = (exact.rows.get(&register), noisy.rows.get(&register)) {
+                values += a.iter().map(|a| a * a).sum::<f64>();
+                differences += a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>();
+                // Only a few of the coefficients are results.
+                count += a.iter().zip(b).filter(|(a, b)| a != b).count();
+            } else if let (Some(a), Some(b)) = (exact.vectors.get(&register), noisy.vectors.get(&register)) {
+                values += a.slots.iter().map(Complex64::norm_sqr).sum::<f64>();
+                differences += a.slots.iter().zip(b.slots.iter()).map(|(a, b)| (a - b).norm_sqr()).sum::<f64>();
+                count += a.slots.len();
+            }
+        }
+        let mean = |sum: f64| (sum / count.max(1) as f64).sqrt();
+        errors.push(StepError { values: mean(values), errors: mean(differences) });
+    }
+    Ok(errors)
+}
+
+fn machine<'a>(program: &'a Program, constants: &'a [&'a Constant], seed: Option<u64>) -> Machine<'a> {
     let log_n = program.parameters.log_n;
-    let mut machine = Machine {
+    Machine {
         program,
         constants,
         dev: Deviations::new(log_n),
@@ -63,14 +126,50 @@ pub(crate) fn simulate(
         noise: seed.map(ChaCha8Rng::seed_from_u64),
         vectors: BTreeMap::new(),
         rows: BTreeMap::new(),
+        rows_at: (1, 1.0),
         slots: 1 << (log_n - 1),
         largest: 0.0,
+    }
+}
+
+/// A number of the standard normal distribution (Box and Muller).
+pub(crate) fn gaussian(rng: &mut ChaCha8Rng) -> f64 {
+    let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
+    radius * (TAU * rng.random::<f64>()).cos()
+}
+
+/// Variance that each row's coefficient gets from the other rows of its ciphertext. A vector that is real and periodic meets each row in its
+/// own coefficient only; what noise adds to it does so in all of them: `(1/S) Re sum_s w_s e_s conj(zeta_s^m)` for a distance of m.
+fn leaks<'a, I: Iterator<Item = &'a Complex64>>(
+    layout: &CoefficientRows,
+    rows: &[Vec<(u32, f64)>],
+    copies_of: &impl Fn(u32) -> I,
+    slots: usize,
+) -> Vec<f64> {
+    // For each place of a period, the sum of |e|^2 over its copies.
+    let mut energies: BTreeMap<u32, f64> = BTreeMap::new();
+    let mut energy = |slot: u32| {
+        *energies.entry(slot).or_insert_with(|| {
+            let mean = copies_of(slot).map(|x| x.re).sum::<f64>() / copies_of(slot).count().max(1) as f64;
+            copies_of(slot).map(|x| (x - mean).norm_sqr()).sum()
+        })
     };
-    machine.run(input)
+    let size = (slots as f64) * (slots as f64);
+    let own: Vec<f64> =
+        rows.iter().map(|entries| entries.iter().map(|(slot, w)| w * w * energy(*slot) / 2.0 / size).sum()).collect();
+    let mut all = vec![0.0; layout.outputs()];
+    for (row, own) in own.iter().enumerate() {
+        if let Some(sum) = all.get_mut(layout.position(row).0) {
+            *sum += own;
+        }
+    }
+    let others = |(row, own): (usize, &f64)| all.get(layout.position(row).0).copied().unwrap_or(0.0) - own;
+    own.iter().enumerate().map(others).collect()
 }
 
 impl Machine<'_> {
-    fn run(&mut self, input: &[f64]) -> Result<Simulation, SimulateError> {
+    /// The input's vectors, in the registers if the edge encrypts them.
+    fn begin(&mut self, input: &[f64]) -> Result<Vec<Vector>, SimulateError> {
         let spec = &self.program.input;
         let InputLayout::Tiles(tiles) = &spec.layout else {
             return Err(SimulateError("its input is not in tiles"));
@@ -85,6 +184,11 @@ impl Machine<'_> {
         if spec.encrypted {
             self.vectors.extend(plain.iter().cloned().enumerate());
         }
+        Ok(plain)
+    }
+
+    fn run(&mut self, input: &[f64]) -> Result<Simulation, SimulateError> {
+        let plain = self.begin(input)?;
         for step in &self.program.steps {
             self.step(step, &plain)?;
         }
@@ -112,10 +216,7 @@ impl Machine<'_> {
     }
 
     fn gaussian(&mut self, deviation: f64) -> f64 {
-        self.noise.as_mut().map_or(0.0, |rng| {
-            let radius = deviation * (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
-            radius * (TAU * rng.random::<f64>()).cos()
-        })
+        self.noise.as_mut().map_or(0.0, |rng| deviation * gaussian(rng))
     }
 
     fn get(&self, register: Register) -> Result<Vector, SimulateError> {
@@ -128,18 +229,37 @@ impl Machine<'_> {
 
     /// Deviation in the slots of `count` key products with one division, times the scale behind it.
     fn switched(&self, id: KeyId, level: usize, count: usize, rescale: bool) -> f64 {
+        self.dev.slots(self.switched_coefficients(id, level, count, rescale))
+    }
+
+    /// The same in the coefficients.
+    fn switched_coefficients(&self, id: KeyId, level: usize, count: usize, rescale: bool) -> f64 {
         let shape = self.shapes.range((id, level)..=(id, usize::MAX)).next();
-        let Some((_, shape)) = shape else { return self.dev.slots(self.dev.rescale()) };
+        let Some((_, shape)) = shape else { return self.dev.rescale() };
         let logs = self.log_primes(level);
         let digits: Vec<f64> = logs.chunks(shape.digit.max(1)).map(|d| d.iter().sum()).collect();
         let specials = self.program.parameters.special_primes.iter().take(shape.specials);
         let log_p = specials.map(|&p| (p as f64).log2()).sum();
-        let deviation = if rescale {
+        if rescale {
             self.dev.key_switch_rescale(&digits, log_p, self.top(level).log2(), count)
         } else {
             self.dev.key_switch(&digits, log_p, count)
-        };
-        self.dev.slots(deviation)
+        }
+    }
+
+    /// The noise of the keys in a result of the last layer; that of the divisions behind is already there.
+    fn relinearize_rows(&mut self, register: Register, rescale: bool) {
+        let (level, scale) = self.rows_at;
+        let powers = || (2..=MOST_POWERS).map(|power| KeyId::new(Galois::IDENTITY, power));
+        let has = |id: &KeyId| self.shapes.range((*id, level)..=(*id, usize::MAX)).next().is_some();
+        let count = powers().filter(has).count().max(1);
+        let behind = if rescale { scale / self.top(level) } else { scale };
+        let id = KeyId::new(Galois::IDENTITY, 2);
+        let deviation = self.switched_coefficients(id, level, count, rescale) / behind;
+        if let Some(mut rows) = self.rows.remove(&register) {
+            rows.iter_mut().for_each(|value| *value += self.gaussian(deviation));
+            self.rows.insert(register, rows);
+        }
     }
 
     /// Deviation in the coefficients of a constant: of its encryption, or of its rounding.
@@ -306,8 +426,8 @@ impl Machine<'_> {
                 self.vectors.insert(*dst, made);
             }
             Step::Relinearize { reg, rescale } => {
-                // Results of the last layer are divided last of all: their noise is that of the bottom level.
                 if self.rows.contains_key(reg) {
+                    self.relinearize_rows(*reg, *rescale);
                     return Ok(());
                 }
                 let x = self.get(*reg)?;
@@ -367,14 +487,17 @@ impl Machine<'_> {
                 let bottom = self.dev.rescale() / output.scale;
                 let fresh = self.constant_deviation(*weights) / group.scale;
                 let deviation = (bottom * bottom + fresh * fresh * energy).sqrt();
+                self.rows_at = (x.level, x.scale * group.scale);
                 let mut results = vec![vec![0.0; 2 * self.slots]; layout.outputs()];
+                // All copies of a period, as the coefficient has them.
+                let copies = self.slots / layout.period;
+                let copies_of = |slot: u32| x.slots.iter().skip(slot as usize).step_by(layout.period);
+                let leaks = self.noise.is_some().then(|| leaks(layout, rows, &copies_of, self.slots));
                 for (row, entries) in rows.iter().enumerate() {
-                    // All copies of a period, as the coefficient has them.
-                    let copies = self.slots / layout.period;
-                    let copies_of = |slot: u32| x.slots.iter().skip(slot as usize).step_by(layout.period);
                     let total = |slot: u32| copies_of(slot).map(|x| x.re).sum::<f64>();
                     let sum: f64 = entries.iter().map(|(slot, w)| w * total(*slot)).sum();
-                    let value = sum / copies as f64 / period + self.gaussian(deviation);
+                    let leak = leaks.as_ref().and_then(|leaks| leaks.get(row)).copied().unwrap_or(0.0);
+                    let value = sum / copies as f64 / period + self.gaussian((deviation * deviation + leak).sqrt());
                     let (output, at) = layout.position(row);
                     if let Some(place) = results.get_mut(output).and_then(|r| r.get_mut(at)) {
                         *place = value;

@@ -162,7 +162,7 @@ fn a_damaged_foreign_newer_or_missing_database_is_refused_and_no_model_is_touche
     };
     let newer = with(&good, "PRAGMA user_version = 9");
     let error = refused(&newer);
-    assert!(matches!(error, RegistryError::NewerDatabase { version: 9, supported: 1, .. }), "{error}");
+    assert!(matches!(error, RegistryError::NewerDatabase { version: 9, supported: 2, .. }), "{error}");
     let foreign = with(&good, "PRAGMA application_id = 9");
     assert!(matches!(refused(&foreign), RegistryError::ForeignDatabase { .. }));
     let other = with(&[], "CREATE TABLE albums (title TEXT)");

@@ -1,6 +1,9 @@
 //! The passphrase and what it costs to try one.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 
 use age::{
     scrypt,
@@ -8,6 +11,11 @@ use age::{
 };
 
 use super::VaultError;
+use crate::home::FileError;
+use zeroize::Zeroizing;
+
+/// Longer files were named by mistake.
+const MAX_BYTES: u64 = 4096;
 
 /// A passphrase, wiped from memory when dropped and never shown.
 pub struct Passphrase(SecretString);
@@ -20,6 +28,30 @@ impl Passphrase {
     pub fn new(text: impl Into<SecretString>) -> Result<Self, VaultError> {
         let text = text.into();
         if text.expose_secret().is_empty() { Err(VaultError::EmptyPassphrase) } else { Ok(Self(text)) }
+    }
+
+    /// Reads it from a file, without the line break at its end.
+    ///
+    /// # Errors
+    /// [`VaultError::PassphraseFile`] and [`VaultError::File`].
+    pub fn read(path: &Path) -> Result<Self, VaultError> {
+        let bad = |detail| VaultError::PassphraseFile { path: path.to_owned(), detail };
+        let unreadable = FileError::at(path, "read the passphrase");
+        let mut text = Zeroizing::new(String::new());
+        let read = File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text));
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(bad("it is not UTF-8")),
+            read => read.map_err(unreadable)?,
+        };
+        if text.len() as u64 > MAX_BYTES {
+            return Err(bad("it is too long: give the right file"));
+        }
+        let line = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
+        if line.is_empty() {
+            Err(bad("it is empty: choose one that is hard to guess"))
+        } else {
+            Self::new(line.to_owned())
+        }
     }
 
     pub(super) fn recipient(&self, work: WorkFactor) -> scrypt::Recipient {

@@ -2,23 +2,26 @@
 
 mod chart;
 mod network;
+mod place;
 mod published;
 mod report;
-mod steps;
 
 use super::archive::Archive;
+use super::steps::{Run, number};
 use super::{Conditions, finish, kernel};
 use crate::arguments::{PaperFlags, PaperNetwork, PaperSetting};
 use crate::failure::{failure, io};
+use crate::samples::write_npy;
 use clap::ValueEnum;
+use place::Place;
 use published::Step;
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 use report::{AnyRow, PaperReport, PlainReference, Row};
 use serde_json::Value;
 use std::path::Path;
-use steps::{Place, Run};
 use subrosa_fhe::SecurityLevel;
+use subrosa_input::Samples;
 use subrosa_network::{ActivationKind, Network, Polynomial, Scope, Substitutions};
 use subrosa_plain::PlainNetwork;
 use subrosa_terminal::{Failure, Terminal};
@@ -104,9 +107,10 @@ fn lay_out(network: PaperNetwork, place: &Place) -> Result<Vec<f32>, Failure> {
     let shape = network::image(network);
     let path = place.network();
     std::fs::write(&path, onnx).map_err(io("write", &path))?;
-    steps::write_npy(&place.calibration(), &shape, &network::images(network, CALIBRATION, &mut rng))?;
+    let raw = |data: Vec<f32>| Samples::Raw { shape: shape.to_vec(), data };
+    write_npy(&place.calibration(), &raw(network::images(network, CALIBRATION, &mut rng)))?;
     let samples = network::images(network, IMAGES, &mut rng);
-    steps::write_npy(&place.samples(), &shape, &samples)?;
+    write_npy(&place.samples(), &raw(samples.clone()))?;
     Ok(samples)
 }
 
@@ -142,7 +146,7 @@ fn check(runs: &[Run], expected: &[Vec<f64>]) -> Result<f64, Failure> {
             return Err(Failure::failed(format!("{} outputs were decrypted, not {}", found.len(), wanted.len())));
         }
         let error = found.iter().zip(&wanted).map(|(found, wanted)| (found - wanted).abs()).fold(0.0, f64::max);
-        let forecast = report::number(&run.protected["forecast"], "max_abs_error")?;
+        let forecast = number(&run.protected["forecast"], "max_abs_error")?;
         if error > forecast {
             return Err(Failure::failed(format!(
                 "a result is off by {error:.2e}, more than the forecast {forecast:.2e}: no time is worth printing"

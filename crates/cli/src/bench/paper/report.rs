@@ -1,9 +1,9 @@
 //! What `bench paper` prints: our means beside the paper's tables.
 
 use super::published::{self, PLAIN_MB, PLAIN_SECONDS, Published, Step, published};
-use super::steps::Run;
 use super::{Experiment, network};
 use crate::arguments::{PaperNetwork, PaperSetting};
+use crate::bench::steps::{Run, number};
 use crate::bench::{Conditions, ratio};
 use serde::Serialize;
 use serde_json::Value;
@@ -133,12 +133,6 @@ struct Ratios {
 
 const FLOAT_BYTES: f64 = 4.0;
 
-/// A number in a step's report.
-pub(super) fn number(report: &Value, key: &str) -> Result<f64, Failure> {
-    let found = report.get(key).and_then(Value::as_f64);
-    found.ok_or_else(|| Failure::failed(format!("a step's report has no number '{key}'")))
-}
-
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
@@ -187,7 +181,7 @@ impl Row {
         conditions: &Conditions,
     ) -> Result<Self, Failure> {
         let Experiment { network, setting, encrypted_input, security } = *experiment;
-        let Some(Run { protected, deployed, inferred, decrypted }) = runs.first() else {
+        let Some(Run { protected, deployed, inferred, decrypted, .. }) = runs.first() else {
             return Err(Failure::failed("the experiment ran not once"));
         };
         let all = |key: &str| runs.iter().map(|r| number(&r.inferred, key)).collect::<Result<Vec<_>, _>>();

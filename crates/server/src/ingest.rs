@@ -1,0 +1,224 @@
+//! Results on their arrival: what is checked before one is stored, and how it is stored once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use subrosa_fleet::messages::{MAX_BATCH, Outcome, Receipt};
+use subrosa_fleet::{ResultId, SignedResult, Statement, decode_batch};
+use subrosa_owner::release::Refusal;
+use subrosa_program::container::Signer;
+use subrosa_registry::fleet::{Arrival, Device, Event, NewResult};
+
+use crate::body::Held;
+use crate::error::{Answer, ApiError};
+use crate::metrics::Metrics;
+use crate::state::App;
+
+/// A result that passed, as it goes into the store.
+struct Passed {
+    index: usize,
+    row: NewResult,
+    record: Vec<u8>,
+}
+
+/// What is known after the checks.
+struct Checked {
+    ids: Vec<ResultId>,
+    outcomes: Vec<Option<Outcome>>,
+    passed: Vec<Passed>,
+}
+
+/// Stores what is new of a batch and says for each result what became of it, in order.
+pub(crate) async fn batch(app: &Arc<App>, device: Device, held: Held) -> Answer<Vec<Receipt>> {
+    let Checked { ids, mut outcomes, mut passed } = app.blocking(move |app| check(app, &device, &held.bytes)).await?;
+    if !passed.is_empty() {
+        // First the ciphertexts, then the rows that say where they lie: a crash in between leaves an object that nobody needs.
+        let object = object_key()?;
+        let mut bytes = Vec::with_capacity(passed.iter().map(|p| p.record.len()).sum());
+        for p in &mut passed {
+            p.row.place = (object.clone(), bytes.len() as u64, p.record.len() as u64);
+            bytes.append(&mut p.record);
+        }
+        app.metrics.result_bytes.inc_by(bytes.len() as u64);
+        app.store.put(&object, bytes).await?;
+        let stored = app
+            .blocking(move |app| {
+                let rows: Vec<NewResult> = passed.iter().map(|p| p.row.clone()).collect();
+                let arrivals = app.fleet.ingest(&rows)?;
+                Ok(passed.iter().map(|p| p.index).zip(arrivals).collect::<Vec<_>>())
+            })
+            .await?;
+        for (index, arrival) in stored {
+            if let Some(outcome) = outcomes.get_mut(index) {
+                *outcome = Some(told(arrival));
+            }
+        }
+        app.arrived.notify_waiters();
+    }
+    let receipts = ids.into_iter().zip(outcomes).map(|(result, outcome)| {
+        let outcome = outcome.unwrap_or(Outcome::Duplicate);
+        let label = match &outcome {
+            Outcome::Stored => "stored",
+            Outcome::Duplicate => "duplicate",
+            Outcome::Refused { .. } => "refused",
+        };
+        Metrics::count(&app.metrics.results, label);
+        Receipt { result, outcome }
+    });
+    Ok(receipts.collect())
+}
+
+fn told(arrival: Arrival) -> Outcome {
+    match arrival {
+        Arrival::Stored => Outcome::Stored,
+        Arrival::Duplicate => Outcome::Duplicate,
+        Arrival::Replay => Outcome::Refused { reason: "this sequence number was used before".into() },
+    }
+}
+
+/// `results/DAY/ID`.
+fn object_key() -> Answer<String> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(ApiError::inside)?;
+    Ok(format!("results/{}/{}", subrosa_registry::time::now() / 86_400_000, hex::encode(id)))
+}
+
+/// Everything that can be said without the secret key.
+fn check(app: &App, device: &Device, bytes: &[u8]) -> Answer<Checked> {
+    let waiting = app.fleet.result_counts()?.into_iter().find(|(state, _)| state == "stored").map_or(0, |(_, n)| n);
+    if waiting > app.limits.waiting_results {
+        return Err(ApiError::later(format!("{waiting} results wait to be decrypted")));
+    }
+    let results = decode_batch(bytes, MAX_BATCH).map_err(|e| ApiError::bad(e.to_string()))?;
+    let key = hex::decode(&device.public_key).ok().and_then(|key| key.try_into().ok());
+    let signer = Signer { public_key: key.ok_or_else(|| ApiError::inside("a device's public key in the registry"))? };
+    let mut rules = Rules { app, device, signer, models: HashMap::new(), origins: HashMap::new() };
+    let mut outcomes = Vec::with_capacity(results.len());
+    let mut passed = Vec::new();
+    let ids = results.iter().map(|r| r.statement.result_id()).collect();
+    for (index, result) in results.into_iter().enumerate() {
+        if let Err(refusal) = rules.check(&result)? {
+            rules.note(&result.statement, &refusal)?;
+            outcomes.push(Some(Outcome::Refused { reason: refusal.for_device().to_owned() }));
+            continue;
+        }
+        let record = result.encode();
+        passed.push(Passed { index, row: row(&result.statement, &record), record });
+        outcomes.push(None);
+    }
+    // Redeliveries need not be written to the store again.
+    let asked: Vec<_> =
+        passed.iter().map(|p| (p.row.id.clone(), p.row.device.clone(), p.row.sequence, p.row.digest.clone())).collect();
+    let known = app.fleet.known(&asked)?;
+    let mut replays = Vec::new();
+    passed = passed
+        .into_iter()
+        .zip(known)
+        .filter_map(|(p, known)| match known {
+            None => Some(p),
+            Some(arrival) => {
+                if arrival == Arrival::Replay {
+                    replays.push(p.row);
+                }
+                if let Some(outcome) = outcomes.get_mut(p.index) {
+                    *outcome = Some(told(arrival));
+                }
+                None
+            }
+        })
+        .collect();
+    for row in replays {
+        rules.note_refusal("replay", &row.id, &row.model, row.sequence)?;
+    }
+    Ok(Checked { ids, outcomes, passed })
+}
+
+fn row(statement: &Statement, record: &[u8]) -> NewResult {
+    NewResult {
+        id: statement.result_id().to_string(),
+        model: statement.model.clone(),
+        version: statement.version,
+        device: statement.device.clone(),
+        sequence: statement.sequence,
+        origin: statement.origin.clone(),
+        sample: statement.sample.to_string(),
+        label: statement.label.clone(),
+        taken: i64::try_from(statement.taken_at).unwrap_or(i64::MAX),
+        digest: hex::encode(Sha256::digest(record)),
+        place: (String::new(), 0, 0),
+    }
+}
+
+/// What a device's results must be.
+struct Rules<'a> {
+    app: &'a App,
+    device: &'a Device,
+    signer: Signer,
+    /// Networks that were looked up: whether results of this version are taken.
+    models: HashMap<(String, u32), bool>,
+    /// Whether this device may evaluate what that one acquired.
+    origins: HashMap<String, bool>,
+}
+
+impl Rules<'_> {
+    fn check(&mut self, result: &SignedResult) -> Answer<Result<(), Refusal>> {
+        let statement = &result.statement;
+        let named = || statement.device.clone();
+        if statement.device != self.device.id || result.verify(&self.signer).is_err() {
+            return Ok(Err(Refusal::Signature { device: named() }));
+        }
+        if statement.sequence > i64::MAX as u64 {
+            return Ok(Err(Refusal::Form("its sequence number is beyond 2^63".into())));
+        }
+        if !self.takes(statement)? {
+            let stated = format!("{}@{}", statement.model, statement.version);
+            return Ok(Err(Refusal::Model { stated, expected: "what is deployed to this device".into() }));
+        }
+        if !self.may_stand_for(&statement.origin)? {
+            return Ok(Err(Refusal::Unknown { device: statement.origin.clone() }));
+        }
+        Ok(Ok(()))
+    }
+
+    fn takes(&mut self, statement: &Statement) -> Answer<bool> {
+        let key = (statement.model.clone(), statement.version);
+        if let Some(&known) = self.models.get(&key) {
+            return Ok(known);
+        }
+        // By id only: a name would find the latest version.
+        let records = self.app.registry().list()?;
+        let record = records.iter().find(|r| r.id.to_string() == statement.model && r.version == statement.version);
+        let taken = record.is_some_and(|r| r.retired_unix.is_none())
+            && self.app.fleet.was_deployed(self.device, &statement.model)?;
+        self.models.insert(key, taken);
+        Ok(taken)
+    }
+
+    fn may_stand_for(&mut self, origin: &str) -> Answer<bool> {
+        if origin == self.device.id {
+            return Ok(true);
+        }
+        if let Some(&known) = self.origins.get(origin) {
+            return Ok(known);
+        }
+        let other = self.app.fleet.device(origin)?;
+        let may = other.is_some_and(|other| other.group == self.device.group && other.revoked.is_none());
+        self.origins.insert(origin.to_owned(), may);
+        Ok(may)
+    }
+
+    fn note(&self, statement: &Statement, refusal: &Refusal) -> Answer<()> {
+        self.note_refusal(refusal.code(), &statement.result_id().to_string(), &statement.model, statement.sequence)
+    }
+
+    fn note_refusal(&self, code: &str, result: &str, model: &str, sequence: u64) -> Answer<()> {
+        Metrics::count(&self.app.metrics.decided, code);
+        if self.app.may_note(&self.device.id) {
+            let model: String = model.chars().take(64).collect();
+            let event = serde_json::json!({ "code": code, "device": self.device.id, "result": result, "model": model, "sequence": sequence });
+            self.app.fleet.note(&Event::new("result refused", event))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+//! What all requests and workers of a process share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use subrosa_owner::Owner;
+use subrosa_owner::release::{AuditEntry, ReleaseAgent, ReleasePolicy};
+use subrosa_registry::fleet::{AuditRow, Bundle, Fleet};
+use subrosa_registry::{OwnerIdentity, Registry, Vault};
+
+use crate::config::Limits;
+use crate::error::{Answer, ApiError};
+use crate::metrics::Metrics;
+use crate::store::Store;
+
+/// One serve process. Shared by its requests and workers.
+pub(crate) struct App {
+    pub owner: Owner,
+    pub vault: Vault,
+    pub identity: OwnerIdentity,
+    pub fleet: Fleet,
+    pub store: Store,
+    pub policy: ReleasePolicy,
+    pub limits: Limits,
+    pub metrics: Metrics,
+    /// Tells this process's leases from others'.
+    pub worker: String,
+    /// Wakes the decrypt workers when results arrive.
+    pub arrived: tokio::sync::Notify,
+    /// Wakes the job worker.
+    pub queued: tokio::sync::Notify,
+    /// Bytes of bodies that may be in memory at once, in kilobytes.
+    pub memory: Arc<tokio::sync::Semaphore>,
+    agents: Mutex<HashMap<String, Arc<ReleaseAgent>>>,
+    /// One bundle is made at a time.
+    making: tokio::sync::Mutex<()>,
+    /// Refusals that each device caused in the minute that is counted.
+    refusals: Mutex<(i64, HashMap<String, u32>)>,
+    pub vault_in_store: bool,
+    pub open_metrics: bool,
+}
+
+/// The next row of the audit log.
+pub(crate) fn link(previous: Option<&AuditRow>, time: u64, event: &serde_json::Value) -> AuditRow {
+    let previous = previous.map(|row| AuditEntry {
+        sequence: row.sequence,
+        time: row.time,
+        event: serde_json::from_str(&row.event).unwrap_or_default(),
+        previous: row.previous,
+        hash: row.hash,
+    });
+    let AuditEntry { sequence, time, event, previous, hash } = AuditEntry::next(previous.as_ref(), time, event.clone());
+    AuditRow { sequence, time, event: event.to_string(), previous, hash }
+}
+
+impl App {
+    #[allow(clippy::too_many_arguments, reason = "the parts of a process, named where it is made")]
+    pub fn new(
+        owner: Owner,
+        vault: Vault,
+        identity: OwnerIdentity,
+        store: Store,
+        policy: ReleasePolicy,
+        limits: Limits,
+        vault_in_store: bool,
+        open_metrics: bool,
+    ) -> Answer<Self> {
+        let mut worker = [0; 8];
+        getrandom::fill(&mut worker).map_err(ApiError::inside)?;
+        let fleet = Fleet::new(owner.registry().database().clone(), link);
+        let memory = Arc::new(tokio::sync::Semaphore::new((limits.bodies_in_memory >> 10) as usize));
+        Ok(Self {
+            owner,
+            vault,
+            identity,
+            fleet,
+            store,
+            policy,
+            limits,
+            metrics: Metrics::new(),
+            worker: hex::encode(worker),
+            arrived: tokio::sync::Notify::new(),
+            queued: tokio::sync::Notify::new(),
+            memory,
+            agents: Mutex::default(),
+            making: tokio::sync::Mutex::default(),
+            refusals: Mutex::default(),
+            vault_in_store,
+            open_metrics,
+        })
+    }
+
+    /// The registry.
+    pub fn registry(&self) -> &Registry {
+        self.owner.registry()
+    }
+
+    /// The Decryption Agent of a network, loaded once.
+    pub fn agent(&self, model: &str) -> Answer<Arc<ReleaseAgent>> {
+        let known = self.agents.lock().unwrap_or_else(PoisonError::into_inner).get(model).cloned();
+        if let Some(agent) = known {
+            return Ok(agent);
+        }
+        let agent = Arc::new(ReleaseAgent::load(&self.owner, model, &self.vault)?);
+        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        // A few networks are in use at a time.
+        if agents.len() >= 64 {
+            agents.clear();
+        }
+        agents.insert(model.to_owned(), Arc::clone(&agent));
+        Ok(agent)
+    }
+
+    /// The bundle of a network, made and stored the first time.
+    pub async fn bundle(self: &Arc<Self>, model: &str) -> Answer<Bundle> {
+        let find = |app: &Self, model: &str| app.fleet.bundle(model);
+        let id = model.to_owned();
+        if let Some(bundle) = self.blocking(move |app| Ok(find(app, &id)?)).await? {
+            return Ok(bundle);
+        }
+        let _one = self.making.lock().await;
+        let id = model.to_owned();
+        if let Some(bundle) = self.blocking(move |app| Ok(find(app, &id)?)).await? {
+            return Ok(bundle);
+        }
+        let id = model.to_owned();
+        let (directory, deployed) = self
+            .blocking(move |app| {
+                let directory = tempfile::tempdir_in(app.owner.home()).map_err(ApiError::inside)?;
+                let deployed = app.owner.deploy(&id, &directory.path().join("bundle.srb"), &app.identity)?;
+                Ok((directory, deployed))
+            })
+            .await?;
+        let key = bundle_key(&deployed.sha256);
+        self.store.put_file(&key, &directory.path().join("bundle.srb")).await?;
+        let bundle = Bundle { model: deployed.id, sha256: deployed.sha256, bytes: deployed.bundle_bytes };
+        self.blocking(move |app| Ok(app.fleet.add_bundle(&bundle)?)).await
+    }
+
+    /// Whether one more refusal of a device's request is written into the audit log: so many in a minute, lest a device fills it.
+    pub fn may_note(&self, device: &str) -> bool {
+        let minute = subrosa_registry::time::now() / 60_000;
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if refusals.0 != minute {
+            *refusals = (minute, HashMap::new());
+        }
+        let count = refusals.1.entry(device.to_owned()).or_insert(0);
+        *count += 1;
+        *count <= self.limits.refusals_per_minute
+    }
+
+    /// Runs something that waits for disk or database on a thread for such things.
+    pub async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Answer<T> + Send + 'static,
+    ) -> Answer<T> {
+        let app = Arc::clone(self);
+        tokio::task::spawn_blocking(move || work(&app)).await.map_err(ApiError::inside)?
+    }
+}
+
+/// Where a bundle lies in the store.
+pub(crate) fn bundle_key(sha256: &str) -> String {
+    format!("bundles/{sha256}")
+}
+
+/// Where an upload lies in the store.
+pub(crate) fn upload_key(id: &str) -> String {
+    format!("uploads/{id}")
+}
