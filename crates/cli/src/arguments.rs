@@ -43,8 +43,14 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Serves models, devices, deployments and decrypted results over HTTP (a program of its own: subrosa-serve)
+    #[command(disable_help_flag = true)]
+    Serve {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Shows a network's layers, what can be protected, what must be approximated and why
-    Inspect(InspectFlags),
+    Inspect(Box<InspectFlags>),
     /// Generates keys, encrypts the network's weights and registers it
     Protect(Box<ProtectFlags>),
     /// Lists the protected networks
@@ -101,7 +107,7 @@ pub(crate) enum Command {
         images: Option<u16>,
         /// A backend and two edge agents on loopback: digits and sensor rows stream in, labels come out (needs subrosa-serve and
         /// subrosa-edge)
-        #[arg(long)]
+        #[arg(long, conflicts_with = "model")]
         fleet: bool,
     },
     /// Backs up and restores the key vault, changes its passphrase
@@ -187,10 +193,6 @@ pub(crate) struct ProtectFlags {
     /// The encryption scheme
     #[arg(long, value_enum, default_value_t = Scheme::Ckks)]
     pub scheme: Scheme,
-    /// Plan so precisely that scores can be given to others with noise that covers that of the ciphertexts: everything revealed is
-    /// within 2^-BITS of what says nothing about the key, for RESULTS results
-    #[arg(long, value_name = "BITS:RESULTS")]
-    pub flooding: Option<Flooding>,
     /// Print the plan: steps, their predicted times, keys, forecast, and what else was considered
     #[arg(long)]
     pub explain: bool,
@@ -247,6 +249,10 @@ pub(crate) struct HowFlags {
     /// Most memory that keys and weights may take on the edge, as in 64MB or 2GB [default: 20GB]
     #[arg(long, value_name = "BYTES", value_parser = memory)]
     pub memory_limit: Option<u64>,
+    /// Plan so precisely that scores can be given to others with noise that covers that of the ciphertexts: everything revealed is
+    /// within 2^-BITS of what says nothing about the key, for RESULTS results
+    #[arg(long, value_name = "BITS:RESULTS")]
+    pub flooding: Option<Flooding>,
     /// Evaluate layers without an activation between them one by one, as the paper did, instead of folding them into one
     #[arg(long)]
     pub unfolded: bool,

@@ -2,6 +2,7 @@
 
 use crate::arguments::HomeFlags;
 use crate::failure::failure;
+use std::ffi::OsString;
 use std::io::{IsTerminal, stdin};
 use std::path::{Path, PathBuf};
 use subrosa_owner::Owner;
@@ -11,6 +12,13 @@ use subrosa_terminal::Failure;
 const VARIABLE: &str = "SUBROSA_PASSPHRASE";
 
 impl HomeFlags {
+    /// The flags as they were given, for another program.
+    pub fn given(&self) -> Vec<OsString> {
+        let all = [("--home", &self.home), ("--passphrase-file", &self.passphrase_file)];
+        let given = all.into_iter().filter_map(|(flag, path)| Some([flag.into(), path.clone()?.into_os_string()]));
+        given.flatten().collect()
+    }
+
     /// The home directory.
     pub fn directory(&self) -> Result<PathBuf, Failure> {
         if let Some(home) = &self.home {

@@ -54,7 +54,9 @@ fn simulate(terminal: &mut Terminal, home: &HomeFlags, wanted: &InspectFlags) ->
     };
     data.truncate(wanted.limit);
     let (_directory, owner) = nowhere()?;
-    let found = owner.simulate(&files.request("simulated", how), &data, &OnBars(terminal.bars()));
+    let request = files.request("simulated", how);
+    let prepared = owner.prepare(&request).map_err(|e| files.blamed(e))?.with_flooding(how.flooding);
+    let found = owner.simulate_prepared(&request, prepared, &data, &OnBars(terminal.bars()));
     let (plan, calibration, simulated) = found.map_err(|e| match (&e, &wanted.samples) {
         (OwnerError::Input(_), Some(file)) if files.data().is_some() => failure(e).at(file),
         _ => files.blamed(e),

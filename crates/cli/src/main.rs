@@ -7,6 +7,7 @@ mod bench;
 mod decrypt;
 mod demo;
 mod failure;
+mod hand_over;
 mod home;
 mod inspect;
 mod keys;
@@ -14,7 +15,6 @@ mod plan;
 mod protect;
 mod registry;
 mod samples;
-mod train;
 
 use arguments::{Arguments, Command};
 use std::ffi::OsString;
@@ -35,15 +35,17 @@ fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write) -> Re
     if let Command::Bench { what: arguments::Bench::Edge { arguments } } = command {
         return subrosa_edge::run(std::iter::once(OsString::from("subrosa-edge")).chain(arguments), out);
     }
-    if let Command::Train { arguments } = command {
-        return train::hand_over(&flags, arguments);
+    match command {
+        Command::Train { arguments } => return hand_over::TRAIN.hand_over(&flags, None, arguments),
+        Command::Serve { arguments } => return hand_over::SERVE.hand_over(&flags, Some(&home), arguments),
+        _ => {}
     }
     flags.start_threads()?;
     let mut terminal = Terminal::new(out, flags);
     let terminal = &mut terminal;
     match command {
         // Handed over above.
-        Command::Train { .. } => Ok(()),
+        Command::Train { .. } | Command::Serve { .. } => Ok(()),
         Command::Inspect(wanted) => inspect::inspect(terminal, &home, &wanted),
         Command::Protect(wanted) => protect::protect(terminal, &home, &wanted),
         Command::Models => registry::models(terminal, &home),

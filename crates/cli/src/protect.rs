@@ -34,7 +34,7 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
     let blamed = |error| files.blamed(error);
     let prepare = |owner: &Owner| {
         let prepared = owner.prepare(&request).map_err(blamed)?;
-        Ok::<_, Failure>(prepared.with_flooding(wanted.flooding))
+        Ok::<_, Failure>(prepared.with_flooding(wanted.how.flooding))
     };
     let plan = |owner: &Owner| owner.plan_prepared(&request, prepare(owner)?).map_err(blamed);
     if wanted.dry_run {

@@ -1,4 +1,4 @@
-//! `subrosa train` hands over to a program of its own.
+//! `subrosa train` and `subrosa serve` hand over to programs of their own.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)] // helpers outside #[test] functions fail tests too
 
@@ -41,4 +41,20 @@ fn flags_and_exit_code_pass_through() {
     assert_eq!(output.status.code(), Some(7));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "--dataset csv --data a b --help -q --json --threads 2\n");
     assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn the_home_goes_to_the_backend() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let program = installed(folder.path());
+    let missing = Command::new(&program).args(["serve", "--help"]).env("PATH", "").output().unwrap();
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("cargo build --release -p subrosa-server"));
+    let backend = folder.path().join("subrosa-serve");
+    fs::write(&backend, "#!/bin/sh\necho \"$@\"\n").unwrap();
+    fs::set_permissions(&backend, fs::Permissions::from_mode(0o755)).unwrap();
+    let arguments = ["--home", "/h", "--json", "serve", "--listen", "127.0.0.1:0"];
+    let output = Command::new(program).args(arguments).env_remove("SUBROSA_HOME").output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "--listen 127.0.0.1:0 --home /h --json\n");
 }

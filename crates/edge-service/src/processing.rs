@@ -9,7 +9,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 use subrosa_edge_agent::EdgeError;
-use subrosa_fhe::FheError;
 use subrosa_input::Dataset;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -156,7 +155,7 @@ fn infer(active: &Active, data: &Dataset) -> Result<Vec<u8>, EdgeError> {
     let result = processor.infer(&processor.prepare(&features)?)?;
     let mut payload = Vec::new();
     for ciphertext in result {
-        payload.extend(ciphertext.to_bytes(processor.parameters()).map_err(|e| EdgeError::Engine(FheError::from(e)))?);
+        payload.extend(ciphertext.to_bytes(processor.parameters()).map_err(EdgeError::Engine)?);
     }
     Ok(payload)
 }

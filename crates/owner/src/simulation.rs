@@ -57,13 +57,13 @@ impl Owner {
     ///
     /// # Errors
     /// Networks that cannot be protected so, and samples that do not fit.
-    pub fn simulate(
+    pub fn simulate_prepared(
         &self,
         request: &ProtectRequest,
+        prepared: Prepared,
         data: &Dataset,
         progress: &dyn Progress,
     ) -> Result<(Plan, Calibration, Simulated), OwnerError> {
-        let prepared = self.prepare(request)?;
         let preprocess = request.preprocess.clone().unwrap_or_default();
         // Before the plan, which takes longer.
         let inputs = preprocess.apply(data, prepared.network.input_shape())?;

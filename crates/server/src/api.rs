@@ -69,6 +69,7 @@ fn described(app: &Arc<App>) -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(devices::list))
         .routes(routes!(devices::show))
         .routes(routes!(devices::revoke))
+        .routes(routes!(devices::readmit))
         .routes(routes!(deployments::list, deployments::roll_out))
         .routes(routes!(deployments::roll_back))
         .routes(routes!(results::list))

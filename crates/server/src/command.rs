@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use subrosa_owner::OwnerError;
-use subrosa_owner::release::ReleasePolicy;
+use subrosa_owner::release::{POLICY_FILE, ReleasePolicy};
 use subrosa_program::container::{Access, AtomicFile};
 use subrosa_registry::fleet::{Fleet, OwnerToken, digest, new_token};
 use subrosa_registry::{Passphrase, default_home};
@@ -75,7 +75,7 @@ struct Serve {
     /// HTTP without TLS; for loopback addresses only, behind a proxy
     #[arg(long, conflicts_with_all = ["tls_cert", "names"])]
     plain_http: bool,
-    /// What is released of results: a JSON file {"reveal": "label", "budget": {...}} [default: labels, 100000 a device and day]
+    /// What is released of results: a JSON file {"reveal": "label", "budget": {...}} [default: HOME/release.json, else labels and the default budget]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Threads that decrypt; 0 leaves it to other processes
@@ -230,15 +230,24 @@ fn serve_until_stopped(runtime: &Runtime, terminal: &mut Terminal, place: &Place
         (_, Some(certificate), Some(key)) => Transport::Tls { certificate, key },
         _ => Transport::SelfSigned { names: serve.names },
     };
+    let base = place.config(serve.listen)?;
+    let policy = match serve.policy {
+        Some(file) => read_policy(&file)?,
+        // That of 'subrosa decrypt', if there is one.
+        None => match base.home.join(POLICY_FILE) {
+            file if file.exists() => read_policy(&file)?,
+            _ => ReleasePolicy::default(),
+        },
+    };
     let config = Config {
         transport,
-        policy: serve.policy.as_deref().map_or_else(|| Ok(ReleasePolicy::default()), read_policy)?,
+        policy,
         limits: Limits { connections: serve.max_connections, upload_bytes: serve.max_upload, ..Limits::default() },
         decrypt_workers: serve.decrypt_workers,
         jobs: !serve.no_jobs,
         keep_results: Duration::from_secs(u64::from(serve.keep_results) * 86_400),
         open_metrics: serve.open_metrics,
-        ..place.config(serve.listen)?
+        ..base
     };
     let home = config.home.clone();
     runtime.block_on(async {

@@ -2,8 +2,10 @@
 
 mod backend;
 
-use super::{Reference, Story, random_text, top};
+use super::story::Story;
+use super::{Reference, random_text, top};
 use crate::failure::{failure, io};
+use crate::hand_over;
 use crate::samples::OnBars;
 use backend::{Api, Process};
 use serde::Serialize;
@@ -23,7 +25,7 @@ use subrosa_terminal::{Failure, Terminal, text};
 
 const MACHINES: &[u8] = include_bytes!("../../../../models/ai4i-mlp.onnx");
 const ROWS: &[u8] = include_bytes!("../../../../models/ai4i-mlp.test.csv");
-/// Sensor rows that the ranges come from, the first.
+/// Rows that ranges come from.
 const CALIBRATION: usize = 100;
 /// Time between two samples of a stream.
 const BEAT: Duration = Duration::from_millis(20);
@@ -64,7 +66,7 @@ struct StreamReport {
 /// Runs the demo with this many digits, and as many sensor rows, up to all there are.
 pub(super) fn demo(terminal: &mut Terminal, place: &Path, story: &Story, reference: &Reference) -> Result<(), Failure> {
     let start = Instant::now();
-    let (serve, edge) = (crate::train::program("subrosa-serve"), crate::train::program("subrosa-edge"));
+    let (serve, edge) = (hand_over::SERVE.place(), hand_over::EDGE.place());
     let home = place.join("home");
     let secret = random_text()?;
     let passphrase = Passphrase::new(secret.clone()).map_err(failure)?;
@@ -126,10 +128,10 @@ fn streams(
     let identity = OwnerIdentity::load_or_create(&vault).map_err(failure)?;
     let rows = read_bytes("ai4i.csv", ROWS, None).map_err(failure)?;
     let count = reference.original.len().min(rows.count.saturating_sub(CALIBRATION));
-    let digits = Dataset { labels: None, ..reference.images.clone() };
+    let mut digits = reference.images.clone();
+    digits.labels = None;
     let machines = part(&rows, CALIBRATION, count);
-    let network = Network::from_onnx(MACHINES).map_err(failure)?;
-    let preprocess: Preprocess = story.preprocess.parse().map_err(failure)?;
+    let (onnx, network) = (story.onnx, Network::from_onnx(MACHINES).map_err(failure)?);
     let inputs = Preprocess::default().apply(&machines, network.input_shape()).map_err(failure)?;
     let plain = PlainNetwork::load(MACHINES, terminal.flags().threads())
         .map_err(|e| failure(subrosa_owner::OwnerError::from(e)))?;
@@ -141,9 +143,9 @@ fn streams(
     for (name, onnx, scope, preprocess, calibration, samples, expected) in [
         (
             "digits",
-            story.onnx,
+            onnx,
             story.scope.clone(),
-            Some(preprocess),
+            Some(story.preprocess.parse().map_err(failure)?),
             &reference.calibration,
             digits,
             reference.original.clone(),

@@ -92,9 +92,6 @@ struct Reference {
 }
 
 pub(crate) fn demo(terminal: &mut Terminal, model: DemoModel, images: Option<u16>, fleet: bool) -> Result<(), Failure> {
-    if fleet && model != DemoModel::Mnist {
-        return Err(Failure::usage("--fleet streams digits and sensor rows: use it with --model mnist"));
-    }
     let story = &Story::of(model);
     let start = Instant::now();
     let directory = tempfile::tempdir().map_err(io("create a directory in", &std::env::temp_dir()))?;
@@ -104,13 +101,14 @@ pub(crate) fn demo(terminal: &mut Terminal, model: DemoModel, images: Option<u16
     let (calibration, images) = story.read(place, images.map_or(story.usual, usize::from))?;
     let count = images.count;
     let what = if fleet {
-        "digits and as many rows of AI4I sensors through a backend and two edge agents on loopback"
+        "MNIST digits and rows of AI4I sensors, by a backend and two edge agents on loopback"
     } else {
         story.what
     };
     terminal.text(format!(
-        "Subrosa demo: {count} {what}\n\
+        "Subrosa demo: {count} {}\n\
          {}, kernel {kernel}, {threads} threads; all files in a temporary home, removed at the end\n",
+        what,
         machine::cpu_model()
     ))?;
 
@@ -118,12 +116,12 @@ pub(crate) fn demo(terminal: &mut Terminal, model: DemoModel, images: Option<u16
     let shape = Network::from_onnx(story.onnx).map_err(failure)?.input_shape().to_vec();
     let inputs = preprocess.apply(&images, &shape).map_err(failure)?;
     let original = story.original(&inputs, count, threads).map_err(failure)?;
+    let reference = Reference { images, calibration, original };
     if fleet {
-        return fleet::demo(terminal, place, story, &Reference { images, calibration, original });
+        return fleet::demo(terminal, place, story, &reference);
     }
     let samples = place.join("images.npy");
-    samples::write_npy(&samples, &images.samples)?;
-    let reference = Reference { images, calibration, original };
+    samples::write_npy(&samples, &reference.images.samples)?;
     let home = place.join("home");
     let owner = Owner::open(&home).map_err(failure)?;
     let vault = Vault::create_or_open(&home, &random_passphrase()?).map_err(failure)?;

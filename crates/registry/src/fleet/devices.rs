@@ -158,6 +158,22 @@ impl Fleet {
         self.read(|t| t.execute(sql, values![now(), status, device])).map(|_| ())
     }
 
+    /// Forgets the results of a device that no honest one sends, so that it is served again; says whether there is such a device.
+    ///
+    /// # Errors
+    /// [`SqlError`].
+    pub fn readmit(&self, id: &str) -> Result<bool, SqlError> {
+        self.read(|t| {
+            let known = device(t, id)?.is_some();
+            if known {
+                let sql = "UPDATE usage SET released = 0 WHERE scope = 'device-violations' AND subject = $1";
+                t.execute(sql, values![id])?;
+                self.audited(t, &Event::new("device readmitted", json!({ "device": id })))?;
+            }
+            Ok(known)
+        })
+    }
+
     /// Revokes a device; says whether it was enrolled and not revoked before.
     ///
     /// # Errors

@@ -94,7 +94,10 @@ pub(super) async fn roll_out(State(app): State<Arc<App>>, headers: HeaderMap, bo
                     record.versioned_name()
                 )));
             }
-            Ok((target, Some(record.id.to_string())))
+            let id = record.id.to_string();
+            // So that its results can be released as the policy says, or nobody waits for them.
+            app.agent(&id)?.check_policy(&app.policy).map_err(|refusal| ApiError::conflict(refusal.to_string()))?;
+            Ok((target, Some(id)))
         })
         .await?;
     if let Some(model) = &model {

@@ -45,3 +45,10 @@ pub(super) async fn revoke(State(app): State<Arc<App>>, Path(id): Path<String>) 
     let known = app.blocking(move |app| Ok(app.fleet.revoke(&id)? || app.fleet.device(&id)?.is_some())).await?;
     if known { Ok(done()) } else { Err(unknown()) }
 }
+
+/// Serves a device again that was suspended for results that no honest device sends. Find out why first.
+#[utoipa::path(post, path = "/devices/{id}/readmit", tag = "devices", security(("owner" = [])), params(("id" = String, Path)),
+    responses((status = 204), (status = 404)))]
+pub(super) async fn readmit(State(app): State<Arc<App>>, Path(id): Path<String>) -> Answer<Response> {
+    if app.blocking(move |app| Ok(app.fleet.readmit(&id)?)).await? { Ok(done()) } else { Err(unknown()) }
+}

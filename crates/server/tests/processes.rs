@@ -1,0 +1,266 @@
+//! Real processes: killed and started again, twice at once, and what they say.
+
+mod common;
+#[path = "common/process.rs"]
+mod process;
+
+use common::{Edge, Http, PASSPHRASE, digits, plain_labels, protect};
+use process::Process;
+use serde_json::json;
+use subrosa_fleet::SignedResult;
+use subrosa_fleet::messages::Outcome;
+use subrosa_registry::Vault;
+
+/// The same device at another address.
+fn at(edge: &Edge, owner: &Http) -> Http {
+    Http { token: edge.http.token.clone(), ..owner.clone() }
+}
+
+fn assert_all_released_once(decided: &[serde_json::Value], expected: &[u64]) {
+    assert_eq!(decided.len(), expected.len());
+    let mut labels: Vec<(String, u64)> = decided
+        .iter()
+        .map(|r| (r["label"].as_str().unwrap().to_owned(), r["class"].as_u64().unwrap_or_else(|| panic!("{r}"))))
+        .collect();
+    labels.sort();
+    let mut wanted: Vec<(String, u64)> =
+        expected.iter().enumerate().map(|(i, class)| (format!("digit {i}"), *class)).collect();
+    wanted.sort();
+    assert_eq!(labels, wanted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_and_started_again_nothing_is_lost_nothing_is_twice_and_nothing_secret_is_said() {
+    const SAMPLES: usize = 60;
+    let home = tempfile::tempdir().unwrap();
+    let model = protect(home.path(), "digits");
+    let mut process = Process::start(home.path(), &[]);
+    let token = process.token();
+    let mut owner = process.http(&token);
+    let mut edge = owner.device("g", "camera").await;
+    owner.post("/deployments", json!({ "group": "g", "model": "digits" })).await;
+    let (deployment, processor) = edge.processor().await;
+    let data = digits(SAMPLES);
+    let results = edge.evaluate(&deployment, &processor, &data);
+    for (round, batch) in results.chunks(SAMPLES / 3).enumerate() {
+        assert_eq!(edge.deliver(batch).await, vec![Outcome::Stored; batch.len()]);
+        // At once, in the middle of decrypting.
+        process.kill();
+        process = Process::start(home.path(), &[]);
+        owner = process.http(&token);
+        edge.http = at(&edge, &owner);
+        // The answer may have been lost: everything is sent again.
+        let sent: Vec<SignedResult> = results[..(round + 1) * SAMPLES / 3].to_vec();
+        assert_eq!(edge.deliver(&sent).await, vec![Outcome::Duplicate; sent.len()]);
+    }
+    // A claim of a killed process holds for two minutes: the test does not wait for it but gives it up as time would.
+    let database = rusqlite::Connection::open(home.path().join("registry.sqlite")).unwrap();
+    database.busy_timeout(std::time::Duration::from_secs(30)).unwrap();
+    database.execute("UPDATE results SET lease_until = 0 WHERE state = 'stored'", []).unwrap();
+    let decided = owner.decided(SAMPLES).await;
+    assert_all_released_once(&decided, &plain_labels(&data));
+    let chain = owner.get("/audit/verify").await;
+    assert_eq!(chain["intact"], true, "{chain}");
+    let metrics = owner.client.get(format!("{}/metrics", owner.url)).bearer_auth(&owner.token).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    assert!(metrics.contains("subrosa_results{state=\"released\"} 60"), "{metrics}");
+    assert_eq!(process.stop(), Some(0));
+
+    // An entry that is changed is noticed.
+    database
+        .execute("UPDATE audit SET event = replace(event, 'released', 'forgotten') WHERE sequence = 9", [])
+        .unwrap();
+    let mut process = Process::start(home.path(), &[]);
+    let owner = process.http(&token);
+    let chain = owner.get("/audit/verify").await;
+    assert_eq!((&chain["intact"], &chain["entry"]), (&false.into(), &9.into()), "{chain}");
+    let everything = [
+        std::fs::read_to_string(&process.log).unwrap(),
+        metrics,
+        owner.get("/audit?limit=1000").await.to_string(),
+        owner.get("/devices").await.to_string(),
+        owner.get("/tokens").await.to_string(),
+        owner.get("/results?limit=1000").await.to_string(),
+        owner.get(&format!("/models/{model}")).await.to_string(),
+        process.ready.to_string(),
+    ];
+    assert_eq!(process.stop(), Some(0));
+    assert!(everything[0].contains("\"message\":\"stopping\""), "{}", everything[0]);
+    let vault = Vault::open(home.path(), &common::passphrase()).unwrap();
+    let mut secrets = vec![PASSPHRASE.to_owned(), token, edge.http.token.clone()];
+    for name in vault.list().unwrap() {
+        let secret = vault.get(&name).unwrap();
+        secrets.push(hex::encode(&secret[..secret.len().min(16)]));
+        secrets.push(format!("{:?}", &secret[..8]).trim_matches(['[', ']']).to_owned());
+    }
+    for (i, said) in everything.iter().enumerate() {
+        for secret in &secrets {
+            assert!(!said.contains(secret.as_str()), "output {i} holds a secret");
+        }
+    }
+}
+
+/// A PostgreSQL of its own in a temporary directory, if the programs are there.
+mod cluster {
+    use std::path::{Path, PathBuf};
+    use std::process::{Child, Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    pub struct Cluster {
+        child: Child,
+        pub directory: tempfile::TempDir,
+    }
+
+    fn program(name: &str) -> Option<PathBuf> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
+        let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        places.extend(versions.map(|version| version.path().join("bin")));
+        places.into_iter().map(|place| place.join(name)).find(|file| file.is_file())
+    }
+
+    /// PostgreSQL does not run as root.
+    fn command(program: &Path, directory: &Path) -> Command {
+        let root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout == b"0\n");
+        if root {
+            assert!(Command::new("chown").args(["-R", "nobody"]).arg(directory).status().unwrap().success());
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"]).arg(program);
+            return command;
+        }
+        Command::new(program)
+    }
+
+    impl Cluster {
+        pub fn start() -> Option<Self> {
+            let (initdb, postgres) = (program("initdb")?, program("postgres")?);
+            let directory = tempfile::tempdir().unwrap();
+            let data = directory.path().join("data");
+            std::fs::create_dir(&data).unwrap();
+            let made = command(&initdb, directory.path())
+                .args(["-A", "trust", "-U", "subrosa", "-E", "UTF8", "--no-sync", "-D"])
+                .arg(&data)
+                .output()
+                .unwrap();
+            assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+            let child = command(&postgres, directory.path())
+                .args(["-c", "listen_addresses=", "-c", "fsync=off", "-k"])
+                .arg(directory.path())
+                .arg("-D")
+                .arg(&data)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let start = Instant::now();
+            while !directory.path().join(".s.PGSQL.5432").exists() {
+                assert!(start.elapsed() < Duration::from_secs(60), "PostgreSQL does not start");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            std::thread::sleep(Duration::from_secs(1));
+            Some(Self { child, directory })
+        }
+
+        pub fn url(&self) -> String {
+            format!("postgres://subrosa@/postgres?host={}", self.directory.path().display())
+        }
+    }
+
+    impl Drop for Cluster {
+        fn drop(&mut self) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processes_share_one_postgresql_and_one_store() {
+    const SAMPLES: usize = 80;
+    let Some(cluster) = cluster::Cluster::start() else {
+        println!("skipped: PostgreSQL (initdb, postgres) is not installed");
+        return;
+    };
+    let (url, store) = (cluster.url(), tempfile::tempdir().unwrap());
+    let shared = ["--database", &url, "--store", store.path().to_str().unwrap()];
+    let homes = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let mut first = Process::start(homes[0].path(), &shared);
+    let mut second = Process::start(homes[1].path(), &shared);
+    let token = first.token();
+    assert!(second.ready["owner_token_file"].is_null(), "only one process makes the first token");
+    let owners = [first.http(&token), second.http(&token)];
+
+    // Uploaded to one, protected by either.
+    let upload = owners[0].client.post(format!("{}/api/v1/uploads?name=digits.onnx", owners[0].url));
+    let upload = upload.bearer_auth(&token).body(common::onnx()).send().await.unwrap();
+    let upload: serde_json::Value = upload.json().await.unwrap();
+    let network = owners[1].get(&format!("/uploads/{}/network", upload["id"].as_str().unwrap())).await;
+    assert_eq!(network["outputs"], 10);
+    let wanted = json!({ "name": "digits", "network": upload["id"], "scope": "last", "input": "plain", "preprocess": "scale=1/255" });
+    let job = owners[1].post("/models", wanted).await;
+    let start = std::time::Instant::now();
+    loop {
+        let job = owners[0].get(&format!("/jobs/{}", job["id"].as_str().unwrap())).await;
+        if job["state"] == "done" {
+            break;
+        }
+        assert!(job["state"] != "failed" && start.elapsed().as_secs() < 120, "{job}");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let mut edge = owners[0].device("g", "camera").await;
+    owners[0].post("/deployments", json!({ "group": "g", "model": "digits@1" })).await;
+    // The bundle may have been made by the other process.
+    edge.http = at(&edge, &owners[1]);
+    let (deployment, processor) = edge.processor().await;
+    let data = digits(SAMPLES);
+    let results = edge.evaluate(&deployment, &processor, &data);
+    for (i, batch) in results.chunks(8).enumerate() {
+        // Each batch to both at once, as an edge does whose answer was lost.
+        let send = |owner: &Http| {
+            let http = at(&edge, owner);
+            let body = subrosa_fleet::encode_batch(batch);
+            async move {
+                let url = format!("{}/api/v1/device/results", http.url);
+                let answer = http.client.post(url).bearer_auth(&http.token).body(body).send().await.unwrap();
+                answer.json::<subrosa_fleet::messages::Receipts>().await.unwrap()
+            }
+        };
+        let (a, b) = tokio::join!(send(&owners[0]), send(&owners[1]));
+        let stored = [&a, &b].iter().flat_map(|r| &r.receipts).filter(|r| r.outcome == Outcome::Stored).count();
+        let duplicates = [&a, &b].iter().flat_map(|r| &r.receipts).filter(|r| r.outcome == Outcome::Duplicate).count();
+        assert_eq!((stored, duplicates), (batch.len(), batch.len()), "batch {i}: {a:?} {b:?}");
+    }
+    let decided = owners[1].decided(SAMPLES).await;
+    assert_all_released_once(&decided, &plain_labels(&data));
+    let chain = owners[0].get("/audit/verify").await;
+    assert_eq!(chain["intact"], true, "{chain}");
+    assert_eq!((first.stop(), second.stop()), (Some(0), Some(0)));
+}
+
+#[test]
+fn what_is_not_safe_or_not_right_is_refused_with_code_2() {
+    let home = tempfile::tempdir().unwrap();
+    let run = |more: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_subrosa-serve"));
+        command.arg("--home").arg(home.path()).args(more).env("SUBROSA_PASSPHRASE", PASSPHRASE);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (arguments, says) in [
+        (&["--listen", "0.0.0.0:0", "--plain-http"][..], "for loopback addresses only"),
+        (&["--listen", "0.0.0.0:0", "--open-metrics"], "for loopback addresses only"),
+        (&["--database", "mysql://x:secret@y/z"], "begins with postgres://"),
+        (&["--database", "postgres://x:secret@127.0.0.1:1/z"], "--store"),
+        (&["--store", "gs://bucket"], "names no store"),
+        (&["--store", "s3://key:secret@bucket"], "AWS_SECRET_ACCESS_KEY"),
+        (&["--tls-cert", "x.pem"], "--tls-key"),
+        (&["--policy", "/nowhere"], "/nowhere"),
+        (&["--listen", "nowhere"], "--listen"),
+    ] {
+        let (code, text) = run(arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {text}");
+        assert!(text.contains(says), "{arguments:?}: {text}");
+        assert!(!text.contains("secret@"), "{text}");
+        assert!(text.lines().count() <= 2, "{text}");
+    }
+}
