@@ -53,6 +53,8 @@ impl TestOwner {
             classes: None,
             memory_limit: None,
             costs: None,
+            scheme: Default::default(),
+            fixed_point: None,
         };
         let report = self.owner.protect(&request, &self.vault, &Silent).unwrap();
         self.owner.deploy(&report.id, out, &self.identity).unwrap();

@@ -76,6 +76,8 @@ impl Backend {
             classes: None,
             memory_limit: None,
             costs: None,
+            scheme: Default::default(),
+            fixed_point: None,
         };
         let model = owner.protect(&request, &vault, &Silent).unwrap().id;
         let bundle = place.join("digits.srb");
