@@ -53,6 +53,7 @@ impl TestOwner {
             classes: None,
             memory_limit: None,
             costs: None,
+            plain_weights: false,
             scheme: Default::default(),
             fixed_point: None,
         };

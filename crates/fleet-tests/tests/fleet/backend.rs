@@ -76,6 +76,7 @@ impl Backend {
             classes: None,
             memory_limit: None,
             costs: None,
+            plain_weights: false,
             scheme: Default::default(),
             fixed_point: None,
         };
