@@ -54,6 +54,9 @@ impl TestOwner {
             classes: None,
             memory_limit: None,
             costs: None,
+            plain_weights: false,
+            scheme: Default::default(),
+            fixed_point: None,
         };
         let report = self.owner.protect(&request, &self.vault, &Silent).unwrap();
         self.owner.deploy(&report.id, out, &self.identity).unwrap();

@@ -78,6 +78,9 @@ impl Backend {
             classes: None,
             memory_limit: None,
             costs: None,
+            plain_weights: false,
+            scheme: Default::default(),
+            fixed_point: None,
         };
         let model = owner.protect(&request, &vault, &Silent).unwrap().id;
         let bundle = place.join("digits.srb");
