@@ -216,6 +216,8 @@ fn classifier(encrypted_input: bool) -> Outcome<()> {
         classes: None,
         memory_limit: None,
         costs: None,
+        scheme: Default::default(),
+        fixed_point: None,
     };
     let protected = owner.protect(&request, &vault, &Silent)?;
     let bundle = home.path().join("counts.srb");

@@ -6,7 +6,7 @@ use crate::samples::{self, OnBars};
 use serde::Serialize;
 use std::fmt;
 use std::path::Path;
-use subrosa_owner::{Comparison, Deployed, OwnerError, VerifyRequest};
+use subrosa_owner::{Comparison, Deployed, OwnerError, TracedBudget, VerifyRequest};
 use subrosa_registry::OwnerIdentity;
 use subrosa_terminal::{Failure, Terminal, text};
 
@@ -18,8 +18,13 @@ struct DeployReport {
 }
 
 #[derive(Serialize)]
-#[serde(transparent)]
-struct VerifyReport(Comparison);
+struct VerifyReport {
+    #[serde(flatten)]
+    compared: Comparison,
+    /// The noise budget after every step of the first sample.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<Vec<TracedBudget>>,
+}
 
 pub(crate) fn deploy(terminal: &mut Terminal, home: &HomeFlags, id: &str, out: &Path) -> Result<(), Failure> {
     let owner = home.owner()?;
@@ -33,9 +38,8 @@ pub(crate) fn verify(
     terminal: &mut Terminal,
     home: &HomeFlags,
     id: &str,
-    input: &str,
-    labels: Option<&str>,
-    limit: Option<usize>,
+    (input, labels, limit): (&str, Option<&str>, Option<usize>),
+    trace: bool,
 ) -> Result<(), Failure> {
     let owner = home.owner()?;
     owner.registry().get(id).map_err(failure)?;
@@ -43,13 +47,15 @@ pub(crate) fn verify(
     let vault = home.vault()?;
     let identity = OwnerIdentity::load_or_create(&vault).map_err(failure)?;
     let request = VerifyRequest { id, data: &data, threads: terminal.flags().threads() };
-    let compared = owner.verify(&request, &vault, &identity, &OnBars(terminal.bars()));
     // What does not fit is the file of samples.
-    let compared = compared.map_err(|e| match e {
+    let blamed = |e| match e {
         e @ (OwnerError::Input(_) | OwnerError::Edge(_)) => failure(e).at(input),
         e => failure(e),
-    })?;
-    terminal.report(&VerifyReport(compared))
+    };
+    // First, since it is quick and may be refused.
+    let trace = trace.then(|| owner.trace_budget(&request, &vault, &identity)).transpose().map_err(blamed)?;
+    let compared = owner.verify(&request, &vault, &identity, &OnBars(terminal.bars())).map_err(blamed)?;
+    terminal.report(&VerifyReport { compared, trace })
 }
 
 impl fmt::Display for DeployReport {
@@ -65,15 +71,36 @@ impl fmt::Display for DeployReport {
     }
 }
 
+/// The noise budget step by step, for people.
+fn budgets(trace: &[TracedBudget]) -> Vec<Vec<String>> {
+    let titles = ["step", "register", "level", "budget, bits", "forecast: at least"];
+    let line = |t: &TracedBudget| {
+        let forecast = t.forecast_bits.map_or_else(String::new, |bits| format!("{bits:.1}"));
+        vec![t.step.clone(), t.register.to_string(), t.level.to_string(), format!("{:.1}", t.budget_bits), forecast]
+    };
+    std::iter::once(titles.map(str::to_owned).to_vec()).chain(trace.iter().map(line)).collect()
+}
+
 impl fmt::Display for VerifyReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let c = &self.0;
+        let c = &self.compared;
         let accuracy = |a: Option<f64>| a.map_or_else(|| "unknown without labels".to_owned(), text::percent);
         let error = format!("{:.2e} (forecast: at most {:.2e})", c.max_abs_error, c.forecast_max_abs_error);
         let evaluation =
             format!("{} median, {} mean", text::seconds(c.median_infer_seconds), text::seconds(c.mean_infer_seconds));
+        if let Some(trace) = &self.trace {
+            f.write_str(&text::table(&budgets(trace)))?;
+            writeln!(f)?;
+        }
+        let exact = match (c.integer_differences, c.noise_budget_bits) {
+            (Some(differences), Some(budget)) => {
+                format!("{differences} outputs differ from the integer network, {budget:.1} bits of noise budget left")
+            }
+            _ => "no: approximate numbers (ckks)".into(),
+        };
         f.write_str(&text::fields(&[
             ("samples", c.count.to_string()),
+            ("exact", exact),
             ("accuracy, original", accuracy(c.accuracy_original)),
             ("accuracy, approximated", accuracy(c.accuracy_approximated)),
             ("accuracy, encrypted", accuracy(c.accuracy_encrypted)),

@@ -4,11 +4,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use subrosa_fhe::SecurityLevel;
+use subrosa_fhe::{Scheme, SecurityLevel};
 use subrosa_input::Preprocess;
 use subrosa_network::{Polynomial, Scope, Substitutions};
 use subrosa_owner::Reveal;
 use subrosa_owner::release::Flooding;
+use subrosa_plan::FixedPoint;
 use subrosa_program::container::Signer;
 use subrosa_terminal::{Flags, GLOBAL};
 
@@ -96,6 +97,9 @@ pub(crate) enum Command {
         /// Take only the first N samples
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
+        /// Measure the noise budget after every step of the first sample's evaluation (--scheme bgv)
+        #[arg(long)]
+        trace: bool,
     },
     /// Shows the whole life cycle on real images, in a temporary home
     Demo {
@@ -190,9 +194,14 @@ pub(crate) struct ProtectFlags {
     pub name: String,
     #[command(flatten)]
     pub how: HowFlags,
-    /// The encryption scheme
-    #[arg(long, value_enum, default_value_t = Scheme::Ckks)]
+    /// The encryption scheme: ckks (approximate numbers) or bgv (exact integers; chains of fully connected layers with activations of
+    /// degree 2 or none)
+    #[arg(long, default_value_t)]
     pub scheme: Scheme,
+    /// With --scheme bgv: what the features and each layer's weights are multiplied by before they are rounded to integers, as in
+    /// input=16,weights=128/64 [default: found so that the answers stay the same]
+    #[arg(long, value_name = "FACTORS")]
+    pub fixed_point: Option<FixedPoint>,
     /// Print the plan: steps, their predicted times, keys, forecast, and what else was considered
     #[arg(long)]
     pub explain: bool,
@@ -272,12 +281,6 @@ impl InputMode {
             Self::Encrypted => "encrypted",
         }
     }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Scheme {
-    Ckks,
-    Bgv,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -372,6 +375,9 @@ pub(crate) struct ClassifierFlags {
     /// The activation between layers
     #[arg(long, default_value = "x2+2x")]
     pub activation: Polynomial,
+    /// The encryption scheme: ckks or bgv
+    #[arg(long, default_value_t)]
+    pub scheme: Scheme,
     /// Evaluate layers without an activation between them one by one, as the paper did, instead of folding them into one
     #[arg(long)]
     pub unfolded: bool,
@@ -447,6 +453,9 @@ pub(crate) struct PaperFlags {
     /// What is encrypted, several with commas [default: all of them]
     #[arg(long, value_enum, value_delimiter = ',')]
     pub setting: Vec<PaperSetting>,
+    /// The encryption scheme: ckks, or bgv, which is the paper's
+    #[arg(long, default_value_t)]
+    pub scheme: Scheme,
     /// Draw the times of the CIFAR-10 network beside the paper's
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,

@@ -54,8 +54,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write) -> Re
         Command::Deploy { id, out } => agents::deploy(terminal, &home, &id, &out),
         Command::Decrypt(wanted) => decrypt::decrypt(terminal, &home, &wanted),
         Command::Audit { command, last } => audit::audit(terminal, &home, command.as_ref(), last),
-        Command::Verify { id, input, labels, limit } => {
-            agents::verify(terminal, &home, &id, &input, labels.as_deref(), limit)
+        Command::Verify { id, input, labels, limit, trace } => {
+            agents::verify(terminal, &home, &id, (&input, labels.as_deref(), limit), trace)
         }
         Command::Demo { model, images, fleet } => demo::demo(terminal, model, images, fleet),
         Command::Keys { command } => keys::keys(terminal, &home, &command),

@@ -1,13 +1,13 @@
 //! `protect`: the Protection Agent on the command line.
 
-use crate::arguments::{HomeFlags, HowFlags, InputMode, ProtectFlags, Scheme};
+use crate::arguments::{HomeFlags, HowFlags, InputMode, ProtectFlags};
 use crate::failure::{failure, io};
 use crate::plan::PlanReport;
 use crate::samples::{self, OnBars};
 use serde::Serialize;
 use std::fmt;
 use std::path::Path;
-use subrosa_fhe::Kernel;
+use subrosa_fhe::{Kernel, Scheme};
 use subrosa_input::Dataset;
 use subrosa_network::Substitutions;
 use subrosa_owner::{Calibration, Owner, OwnerError, ProtectReport, ProtectRequest, cost_model};
@@ -24,13 +24,15 @@ struct Protected {
 }
 
 pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &ProtectFlags) -> Result<(), Failure> {
-    if wanted.scheme == Scheme::Bgv {
-        return Err(Failure::usage("the scheme bgv is not built yet: use --scheme ckks"));
+    if wanted.scheme == Scheme::Ckks && wanted.fixed_point.is_some() {
+        return Err(Failure::usage("--fixed-point is for exact integers: give --scheme bgv with it"));
     }
     subrosa_registry::validate_name(&wanted.name).map_err(failure)?;
     let files = Files::read(&wanted.model, &wanted.how, home)?;
     let classes = wanted.classes.as_deref().map(class_names).transpose()?;
-    let request = ProtectRequest { classes, ..files.request(&wanted.name, &wanted.how) };
+    let fixed_point = wanted.fixed_point.clone();
+    let scheme = wanted.scheme;
+    let request = ProtectRequest { classes, scheme, fixed_point, ..files.request(&wanted.name, &wanted.how) };
     let blamed = |error| files.blamed(error);
     let prepare = |owner: &Owner| {
         let prepared = owner.prepare(&request).map_err(blamed)?;
@@ -106,6 +108,8 @@ impl<'a> Files<'a> {
             classes: None,
             memory_limit: how.memory_limit,
             costs: Some(&self.costs),
+            scheme: Scheme::Ckks,
+            fixed_point: None,
         }
     }
 
@@ -167,6 +171,12 @@ pub(crate) fn warn_of_replaced(terminal: &Terminal, calibration: &Calibration, r
     terminal.warn(cost);
 }
 
+/// What exact integers are made with, for people.
+fn integers(report: &ProtectReport) -> String {
+    let integers = report.settings.integers.as_ref();
+    integers.map_or_else(String::new, |i| format!(", exact integers (bgv), fixed point {}", i.fixed_point))
+}
+
 impl fmt::Display for Protected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let r = &self.report;
@@ -189,7 +199,7 @@ impl fmt::Display for Protected {
         f.write_str(&text::fields(&[
             ("network", format!("{}@{}", r.name, r.version)),
             ("id", r.id.clone()),
-            ("protected", format!("scope {}, {} input", r.scope, r.input)),
+            ("protected", format!("scope {}, {} input{}", r.scope, r.input, integers(r))),
             ("security", parameters),
             ("weights", weights),
             ("keys", keys),

@@ -153,9 +153,9 @@ error: 'a/b' cannot be a model's name: use 1 to 64 letters, digits, '.', '_' and
 "#]],
     );
     refused(
-        &["protect", "torch-tabular.onnx", "--name", "n", "--scheme", "bgv"],
+        &["protect", "torch-tabular.onnx", "--name", "n", "--fixed-point", "input=16,weights=64/64"],
         str![[r#"
-error: the scheme bgv is not built yet: use --scheme ckks
+error: --fixed-point is for exact integers: give --scheme bgv with it
 
 "#]],
     );

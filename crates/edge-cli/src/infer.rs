@@ -159,7 +159,9 @@ pub fn infer(request: &InferRequest, bars: &Bars) -> Result<InferReport, Failure
         encrypt_seconds: median(&mut encrypt_times),
         infer_seconds: median(&mut infer_times),
         total_seconds: start.elapsed().as_secs_f64(),
-        result_bytes: (output.registers.len() * wire::ciphertext_len(parameters, output.level, output.degree)) as u64,
+        result_bytes: (processor.program().channel_count()
+            * output.registers.len()
+            * wire::ciphertext_len(parameters, output.level, output.degree)) as u64,
         results_file_bytes,
         input_ciphertext_bytes,
         owner: signer.fingerprint(),

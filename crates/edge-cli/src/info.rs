@@ -93,7 +93,9 @@ fn loaded_bytes(program: &Program) -> u64 {
         .collect();
     let weights = program.constants.iter().enumerate().map(|(i, g)| {
         let row = if matrices.contains(&i) { packed(g.level) } else { words(g.level) };
-        if g.plain { polynomials(g.count, row) } else { pairs(g.count, row) }
+        // The weights of exact integers are there for each plaintext modulus.
+        let count = g.count.saturating_mul(program.channel_count());
+        if g.plain { polynomials(count, row) } else { pairs(count, row) }
     });
     let keys = program.keys.iter().map(|k| {
         let specials = program.parameters.special_primes.get(..k.shape.specials).unwrap_or_default();

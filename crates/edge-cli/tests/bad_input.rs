@@ -49,6 +49,8 @@ static FILES: LazyLock<Files> = LazyLock::new(|| {
                 classes: None,
                 memory_limit: None,
                 costs: None,
+                scheme: Default::default(),
+                fixed_point: None,
             };
             let report = owner.protect(&request, &vault, &Silent).unwrap();
             owner.deploy(&report.id, &place.join("good.srb"), &identity).unwrap();

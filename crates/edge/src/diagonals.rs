@@ -9,11 +9,10 @@ use subrosa_ring::WeightStream;
 
 /// Ciphertexts that each thread unpacks before they are put into the stream: they bound the memory of loading.
 const UNPACKED_PER_THREAD: usize = 8;
-/// Relative difference up to which two scales count as equal, as in the evaluator.
-const SCALE_TOLERANCE: f64 = 1e-9;
 
 /// The weights of one matrix: ciphertexts, or pairs of plaintexts.
 pub(crate) struct Matrix {
+    parameters: Parameters,
     stream: WeightStream,
     /// Sums of a product; twice the stream's, or one less, where it holds pairs of plaintexts.
     sums: usize,
@@ -44,7 +43,15 @@ impl Matrix {
             let weights: Vec<[&RnsPoly; 2]> = weights.iter().map(linear).collect::<Result<_, _>>()?;
             stream.write(i * batch, &weights);
         }
-        Ok(Self { stream, sums: groups, plain: false, scale, level, free: Mutex::default() })
+        Ok(Self {
+            parameters: parameters.clone(),
+            stream,
+            sums: groups,
+            plain: false,
+            scale,
+            level,
+            free: Mutex::default(),
+        })
     }
 
     /// The same of plaintexts: those of two sums stand in one place.
@@ -72,7 +79,7 @@ impl Matrix {
                 stream.write(pair * terms + i * batch, &pairs);
             }
         }
-        Ok(Self { stream, sums, plain: true, scale, level, free: Mutex::default() })
+        Ok(Self { parameters: parameters.clone(), stream, sums, plain: true, scale, level, free: Mutex::default() })
     }
 
     /// `sum_t W_t * rot(x_tile, baby)` over all diagonals of the layout.
@@ -82,14 +89,14 @@ impl Matrix {
         let fits = self.stream.groups() == 1
             && terms == self.stream.terms()
             && tiles.len() == layout.tiles.len()
-            && tiles.iter().all(|t| t.level == self.level && self.has_shape(&t.poly) && is_close(t.scale, scale));
+            && tiles.iter().all(|t| t.level == self.level && self.has_shape(&t.poly) && self.is_close(t.scale, scale));
         if !fits {
             return Err(misfit());
         }
         let inputs: Vec<_> = tiles.iter().zip(&layout.tiles).map(|(x, tile)| (&x.poly, tile.babies)).collect();
         let mut out = [self.zero(), self.zero()];
         self.stream.product_plain(&inputs, out.each_mut());
-        Ok(Ciphertext { components: out.into(), scale: self.scale * scale, level: self.level })
+        Ok(Ciphertext { components: out.into(), scale: self.product_scale(scale), level: self.level })
     }
 
     /// `sum_t W[t] * x_t` over plain inputs, one a term.
@@ -97,14 +104,14 @@ impl Matrix {
         let scale = inputs.first().map_or(1.0, |x| x.scale);
         let fits = self.stream.groups() == 1
             && inputs.len() == self.stream.terms()
-            && inputs.iter().all(|x| x.level == self.level && self.has_shape(&x.poly) && is_close(x.scale, scale));
+            && inputs.iter().all(|x| x.level == self.level && self.has_shape(&x.poly) && self.is_close(x.scale, scale));
         if !fits {
             return Err(misfit());
         }
         let mut out = [self.zero(), self.zero()];
         let unshifted: Vec<_> = inputs.iter().map(|x| (&x.poly, 1)).collect();
         self.stream.product_plain(&unshifted, out.each_mut());
-        Ok(Ciphertext { components: out.into(), scale: self.scale * scale, level: self.level })
+        Ok(Ciphertext { components: out.into(), scale: self.product_scale(scale), level: self.level })
     }
 
     /// `sum_t W[g, t] * X[i, t]` for each list i of inputs and each sum g: (list, sum) in order; of degree 2, or 1 if the weights are
@@ -116,7 +123,7 @@ impl Matrix {
             let components: Vec<[&RnsPoly; 2]> = inputs.iter().map(|x| linear(x)).collect::<Result<_, _>>()?;
             let fits = inputs.len() == self.stream.terms()
                 && components.as_flattened().iter().all(|c| self.has_shape(c))
-                && inputs.iter().all(|x| x.level == self.level && is_close(x.scale, scale));
+                && inputs.iter().all(|x| x.level == self.level && self.is_close(x.scale, scale));
             if !fits {
                 return Err(misfit());
             }
@@ -125,7 +132,7 @@ impl Matrix {
         let (sums, components) = if self.plain { (2 * self.stream.groups(), 2) } else { (self.sums, 3) };
         let part = || (0..components).map(|_| self.unspecified()).collect();
         let mut parts: Vec<Ciphertext> = (0..lists.len() * sums)
-            .map(|_| Ciphertext { components: part(), scale: self.scale * scale, level: self.level })
+            .map(|_| Ciphertext { components: part(), scale: self.product_scale(scale), level: self.level })
             .collect();
         let mut out: Vec<&mut RnsPoly> = parts.iter_mut().flat_map(|part| &mut part.components).collect();
         if self.plain {
@@ -148,7 +155,7 @@ impl Matrix {
         let components: Vec<[&RnsPoly; 2]> = inputs.iter().map(|x| linear(x)).collect::<Result<_, _>>()?;
         let fits = inputs.len() == self.stream.terms()
             && components.as_flattened().iter().all(|c| self.has_shape(c))
-            && inputs.iter().all(|x| x.level == self.level && is_close(x.scale, scale));
+            && inputs.iter().all(|x| x.level == self.level && self.is_close(x.scale, scale));
         if !fits {
             return Err(misfit());
         }
@@ -160,10 +167,18 @@ impl Matrix {
         });
         let mut out: Vec<&mut RnsPoly> = parts.iter_mut().flat_map(|part| &mut part.components).collect();
         self.stream.product_cipher(&components, &mut out);
-        parts.iter_mut().for_each(|part| part.scale = self.scale * scale);
+        parts.iter_mut().for_each(|part| part.scale = self.product_scale(scale));
         let result = finish(&parts);
         self.free.lock().unwrap_or_else(PoisonError::into_inner).push(parts);
         result
+    }
+
+    fn is_close(&self, a: f64, b: f64) -> bool {
+        self.parameters.scales_agree(b, a)
+    }
+
+    fn product_scale(&self, scale: f64) -> f64 {
+        self.parameters.scale_of_product(self.scale, scale)
     }
 
     fn unspecified(&self) -> RnsPoly {
@@ -184,10 +199,6 @@ fn linear(c: &Ciphertext) -> Result<[&RnsPoly; 2], EdgeError> {
         [c0, c1] => Ok([c0, c1]),
         _ => Err(EdgeError::Program(format!("a product needs ciphertexts of degree 1, not {}", c.degree()))),
     }
-}
-
-fn is_close(a: f64, b: f64) -> bool {
-    (a - b).abs() <= SCALE_TOLERANCE * b.abs()
 }
 
 fn misfit() -> EdgeError {

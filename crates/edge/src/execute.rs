@@ -1,7 +1,7 @@
 //! Executing a program, step by step.
 
 use crate::error::EdgeError;
-use crate::processor::{Constants, Input, Processor};
+use crate::processor::{Constants, Input, Processor, Registers};
 use std::borrow::Cow;
 use subrosa_fhe::{Ciphertext, Galois, Plaintext};
 use subrosa_program::layout::Diagonals;
@@ -14,11 +14,12 @@ struct Machine<'a> {
     registers: Vec<Option<Cow<'a, Ciphertext>>>,
 }
 
-/// Runs the program on one prepared input; returns the result ciphertexts. `after` is told the number of each step when it is done.
+/// Runs the program on one prepared input; returns the result ciphertexts. `after` is told the number of each step when it is done, and
+/// can look at the registers.
 pub(crate) fn execute(
     processor: &Processor,
     input: &Input,
-    mut after: impl FnMut(usize),
+    mut after: impl FnMut(usize, &Registers<'_>),
 ) -> Result<Vec<Ciphertext>, EdgeError> {
     let program = processor.program();
     let mut machine = Machine { processor, registers: Vec::new() };
@@ -30,12 +31,12 @@ pub(crate) fn execute(
     }
     for (i, step) in program.steps.iter().enumerate() {
         machine.step(step, input)?;
+        after(i, &|register| machine.get(register).ok().cloned());
         processor.dead_after(i).iter().for_each(|&r| {
             if let Some(place) = machine.registers.get_mut(r) {
                 *place = None;
             }
         });
-        after(i);
     }
     program.output.registers.iter().map(|&r| machine.take(r)).collect()
 }
@@ -130,6 +131,7 @@ impl Machine<'_> {
                     let out = match input {
                         Input::Plain(p) => evaluator.dot_plain(&weights.zip(p).collect::<Vec<_>>())?,
                         Input::Encrypted(c) => evaluator.dot(&weights.zip(c).collect::<Vec<_>>())?,
+                        Input::Channels(_) => return Err(EdgeError::Program("an input of several channels".into())),
                     };
                     self.set(dst + o, out)?;
                 }

@@ -24,7 +24,8 @@
 mod diagonals;
 mod error;
 mod execute;
+mod integers;
 mod processor;
 
 pub use error::EdgeError;
-pub use processor::{Acquired, Input, Options, Processor, open_bundle};
+pub use processor::{Acquired, Input, Options, Processor, Registers, open_bundle};

@@ -4,10 +4,13 @@ use crate::diagonals::Matrix;
 use crate::error::EdgeError;
 use crate::execute;
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
-use subrosa_fhe::{Ciphertext, Encoder, EvaluationKeys, Evaluator, Kernel, Parameters, Plaintext, PublicKey, wire};
+use subrosa_fhe::{
+    Ciphertext, Encoder, EvaluationKeys, Evaluator, IntegerEncoder, Kernel, Parameters, Plaintext, PublicKey, wire,
+};
 use subrosa_input::{Dataset, Preprocess};
 use subrosa_plain::PlainNetwork;
 use subrosa_program::bundle::{BUNDLE_KIND, Bundle, Manifest};
@@ -38,12 +41,17 @@ pub(crate) enum Constants {
     Matrix(Matrix),
 }
 
+/// What the registers of an evaluation hold.
+pub type Registers<'a> = dyn Fn(Register) -> Option<Ciphertext> + 'a;
+
 /// One sample's features, ready for the blind evaluation.
 pub enum Input {
     /// Encoded only.
     Plain(Vec<Plaintext>),
     /// Encrypted with the network's public key.
     Encrypted(Vec<Ciphertext>),
+    /// Of exact integers, for each plaintext modulus.
+    Channels(Vec<Input>),
 }
 
 impl Input {
@@ -51,6 +59,7 @@ impl Input {
     pub fn ciphertext_bytes(&self, parameters: &Parameters) -> usize {
         match self {
             Self::Plain(_) => 0,
+            Self::Channels(inputs) => inputs.iter().map(|input| input.ciphertext_bytes(parameters)).sum(),
             Self::Encrypted(c) => c.iter().map(|c| wire::ciphertext_len(parameters, c.level(), c.degree())).sum(),
         }
     }
@@ -71,7 +80,9 @@ pub struct Processor {
     parameters: Parameters,
     evaluator: Evaluator,
     encoder: Encoder,
-    keys: EvaluationKeys,
+    /// For exact integers.
+    integers: Option<IntegerEncoder>,
+    keys: Arc<EvaluationKeys>,
     public_key: Option<PublicKey>,
     constants: Vec<Constants>,
     /// For each step, the registers that nothing reads after it.
@@ -80,6 +91,8 @@ pub struct Processor {
     preprocess: Preprocess,
     signer: Signer,
     trusted: bool,
+    /// The program modulo each further plaintext modulus.
+    further: Vec<Processor>,
 }
 
 impl Processor {
@@ -95,31 +108,40 @@ impl Processor {
             None => Kernel::active()?,
         };
         let parameters = bundle.parameters(kernel)?;
-        let keys = bundle.keys(&parameters)?;
+        let keys = Arc::new(bundle.keys(&parameters)?);
         let public_key = bundle.public_key(&parameters)?;
-        let constants = load_constants(&bundle, &parameters)?;
         let threads = if options.threads == 0 { rayon::current_num_threads() } else { options.threads };
         let front = bundle.front()?.map(|onnx| PlainNetwork::load(onnx, threads)).transpose()?;
         let preprocess = bundle.manifest.preprocess.as_deref().map_or(Ok(Preprocess::default()), str::parse)?;
         if bundle.program.input.encrypted && public_key.is_none() {
             return Err(EdgeError::Program("the input is to be encrypted, but there is no public key".into()));
         }
-        let dead = dead_registers(&bundle.program);
-        Ok(Self {
-            evaluator: Evaluator::new(&parameters),
-            encoder: Encoder::new(&parameters),
-            manifest: bundle.manifest,
-            program: bundle.program,
-            parameters,
-            keys,
-            public_key,
-            constants,
-            dead,
-            front,
-            preprocess,
-            signer,
-            trusted: options.trust.is_some(),
-        })
+        let encoder = Encoder::new(&parameters);
+        let channel = |(i, program): (usize, Program), front| {
+            let parameters = Parameters::new(program.parameters.clone(), kernel)?;
+            Ok(Self {
+                constants: load_constants(&bundle, &parameters, &program, i * program.constants.len())?,
+                evaluator: Evaluator::new(&parameters),
+                encoder: encoder.clone(),
+                integers: parameters.plain().map(|_| IntegerEncoder::new(&parameters)).transpose()?,
+                manifest: bundle.manifest.clone(),
+                dead: dead_registers(&program),
+                program,
+                parameters,
+                keys: Arc::clone(&keys),
+                public_key: public_key.clone(),
+                front,
+                preprocess: preprocess.clone(),
+                signer,
+                trusted: options.trust.is_some(),
+                further: Vec::new(),
+            })
+        };
+        let mut channels = bundle.program.channels().into_iter().enumerate();
+        let first = channels.next().ok_or_else(|| EdgeError::Program("there is no program".into()))?;
+        let mut processor: Self = channel(first, front)?;
+        processor.further = channels.map(|each| channel(each, None)).collect::<Result<_, EdgeError>>()?;
+        Ok(processor)
     }
 
     /// What the network is.
@@ -204,33 +226,77 @@ impl Processor {
                 return Err(EdgeError::OutOfRange { what, value, limit });
             }
         }
-        let mut plain = Vec::with_capacity(spec.layout.polynomials());
-        for i in 0..spec.layout.polynomials() {
-            plain.push(match &spec.layout {
-                InputLayout::Diagonals(d) => self.encoder.encode(&d.input_slots(i, &x), spec.scale, spec.level)?,
-                InputLayout::Tiles(d) => self.encoder.encode_real(&d.input_slots(i, &x), spec.scale, spec.level)?,
-                InputLayout::CoefficientDot(d) => {
-                    self.encoder.encode_coefficients(&d.input_coefficients(i, &x), spec.scale, spec.level)?
-                }
-            });
+        if self.further.is_empty() {
+            return self.encoded(&x);
         }
+        let channels = std::iter::once(self).chain(&self.further);
+        Ok(Input::Channels(channels.map(|channel| channel.encoded(&x)).collect::<Result<_, _>>()?))
+    }
+
+    /// Checked features, encoded, and encrypted if the bundle says so.
+    fn encoded(&self, x: &[f64]) -> Result<Input, EdgeError> {
+        let spec = &self.program.input;
+        let plain = match &self.integers {
+            Some(encoder) => self.integer_plaintexts(encoder, x)?,
+            None => self.plaintexts(x)?,
+        };
         let Some(key) = self.public_key.as_ref().filter(|_| spec.encrypted) else { return Ok(Input::Plain(plain)) };
         let mut rng = os_rng()?;
         let encrypted: Result<_, _> = plain.iter().map(|p| key.encrypt(&self.parameters, p, &mut rng)).collect();
         Ok(Input::Encrypted(encrypted?))
     }
 
-    /// The blind evaluation: the result ciphertexts of one sample, for its owner to decrypt.
+    fn plaintexts(&self, x: &[f64]) -> Result<Vec<Plaintext>, EdgeError> {
+        let spec = &self.program.input;
+        let mut plain = Vec::with_capacity(spec.layout.polynomials());
+        for i in 0..spec.layout.polynomials() {
+            plain.push(match &spec.layout {
+                InputLayout::Diagonals(d) => self.encoder.encode(&d.input_slots(i, x), spec.scale, spec.level)?,
+                InputLayout::Tiles(d) => self.encoder.encode_real(&d.input_slots(i, x), spec.scale, spec.level)?,
+                InputLayout::CoefficientDot(d) => {
+                    self.encoder.encode_coefficients(&d.input_coefficients(i, x), spec.scale, spec.level)?
+                }
+            });
+        }
+        Ok(plain)
+    }
+
+    /// The blind evaluation: the result ciphertexts of one sample, for its owner to decrypt; those of a plaintext modulus after those
+    /// of the one before.
     pub fn infer(&self, input: &Input) -> Result<Vec<Ciphertext>, EdgeError> {
-        execute::execute(self, input, |_| ())
+        self.infer_watched(input, &mut |_, _, _| ())
+    }
+
+    /// The same; `after` is told of every step when it is done: the number of the plaintext modulus, of the step, and what the
+    /// registers hold.
+    pub fn infer_watched(
+        &self,
+        input: &Input,
+        after: &mut dyn FnMut(usize, usize, &Registers<'_>),
+    ) -> Result<Vec<Ciphertext>, EdgeError> {
+        let channels: Vec<&Self> = std::iter::once(self).chain(&self.further).collect();
+        let inputs = match input {
+            Input::Channels(inputs) => inputs.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        if channels.len() != inputs.len() {
+            return Err(EdgeError::Program("the input is not for all plaintext moduli of this network".into()));
+        }
+        let mut results = Vec::new();
+        for (i, (channel, input)) in channels.into_iter().zip(inputs).enumerate() {
+            results.extend(execute::execute(channel, input, |step, registers| after(i, step, registers))?);
+        }
+        Ok(results)
     }
 
     /// The same with the time of every step of the program, in seconds, one after the other.
     pub fn infer_profiled(&self, input: &Input) -> Result<(Vec<Ciphertext>, Vec<f64>), EdgeError> {
-        let mut times = Vec::with_capacity(self.program.steps.len());
+        let mut times = vec![0.0; self.program.steps.len()];
         let mut start = Instant::now();
-        let result = execute::execute(self, input, |_| {
-            times.push(start.elapsed().as_secs_f64());
+        let result = self.infer_watched(input, &mut |_, step, _| {
+            if let Some(time) = times.get_mut(step) {
+                *time += start.elapsed().as_secs_f64();
+            }
             start = Instant::now();
         })?;
         Ok((result, times))
@@ -243,7 +309,7 @@ impl Processor {
             name: self.manifest.name.clone(),
             version: self.manifest.version,
             count: 0,
-            ciphertexts: self.program.output.registers.len(),
+            ciphertexts: self.program.output.registers.len() * self.program.channel_count(),
         };
         Ok(ResultsWriter::create(path, manifest)?)
     }
@@ -279,11 +345,18 @@ pub fn open_bundle(path: &Path, trust: Option<&Signer>) -> Result<(Bundle, Signe
     Ok((bundle, signer))
 }
 
-/// Unpacks the constants, all cores at work; those of products by diagonals are packed again, in the order they are read.
-fn load_constants(bundle: &Bundle, parameters: &Parameters) -> Result<Vec<Constants>, EdgeError> {
-    let program = &bundle.program;
+/// Unpacks the constants of a channel, which are those from group `first` on, all cores at work; those of products by diagonals are packed
+/// again, in the order they are read.
+fn load_constants(
+    bundle: &Bundle,
+    parameters: &Parameters,
+    program: &Program,
+    first: usize,
+) -> Result<Vec<Constants>, EdgeError> {
     // Groups that are read as streams, with the number of their sums and of the products in each.
     let mut matrices = BTreeMap::new();
+    // Those that are multiplied with ciphertexts.
+    let mut factors = BTreeSet::new();
     let of_layout = |d: &Diagonals| (d.giants, d.tiles.iter().map(|t| t.babies).sum::<usize>());
     for step in &program.steps {
         match (step, &program.input.layout) {
@@ -291,9 +364,11 @@ fn load_constants(bundle: &Bundle, parameters: &Parameters) -> Result<Vec<Consta
                 matrices.insert(*weights, of_layout(layout));
             }
             (Step::DiagonalsCipher { weights, layout, .. }, _) => {
+                factors.insert(*weights);
                 matrices.insert(*weights, of_layout(layout));
             }
             (Step::Linear { products, .. }, _) => {
+                factors.extend(products.iter().map(|p| p.weights));
                 matrices.extend(products.iter().map(|p| (p.weights, (p.giants.len(), p.terms()))));
             }
             (Step::LinearPlain { weights, inputs, .. }, _) => {
@@ -302,13 +377,17 @@ fn load_constants(bundle: &Bundle, parameters: &Parameters) -> Result<Vec<Consta
             _ => {}
         }
     }
+    let evaluator = Evaluator::new(parameters);
     let mut out = Vec::new();
-    for (group, packed) in bundle.constants(parameters)?.into_iter().enumerate() {
+    let own = bundle.constants(parameters)?.into_iter().skip(first).take(program.constants.len());
+    for (group, packed) in own.enumerate() {
         let unpack = |bytes: &[u8]| -> Result<Ciphertext, EdgeError> {
-            Ok(bundle.constant(parameters, group, bytes)?.expand(parameters)?)
+            let constant = bundle.constant(parameters, first + group, bytes)?.expand(parameters)?;
+            Ok(if factors.contains(&group) { evaluator.factor(&constant)?.into_owned() } else { constant })
         };
-        let unpack_plain =
-            |bytes: &[u8]| -> Result<Plaintext, EdgeError> { Ok(bundle.plain_constant(parameters, group, bytes)?) };
+        let unpack_plain = |bytes: &[u8]| -> Result<Plaintext, EdgeError> {
+            Ok(bundle.plain_constant(parameters, first + group, bytes)?)
+        };
         out.push(match (matrices.get(&group), program.constants.get(group)) {
             (Some(&sums), Some(shape)) if shape.plain => {
                 let at = (shape.level, shape.scale);

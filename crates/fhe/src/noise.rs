@@ -122,3 +122,125 @@ pub fn tail_bound(std: f64, values: usize) -> f64 {
     let log = (2.0 * values.max(1) as f64).ln() - FAILURE_LOG2 * std::f64::consts::LN_2;
     std * (2.0 * log).sqrt()
 }
+
+/// Forecast of what a BGV ciphertext's phase `y = f m + t e` grows to, which must stay below Q/2: message and noise are one here.
+///
+/// The coefficients are taken as independent with mean zero, messages as large as integers modulo t can be. A product of k values that
+/// share factors (the secret, or a value multiplied with itself) has up to k! the energy of independent ones (moments of a complex Gaussian);
+/// `order` counts factors so that [`Self::mul`] can allow for it. Under a fold ([`Self::fold`]) some coefficients add up coherently.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ExactNoise {
+    /// Root mean square of a coefficient of y.
+    deviation: f64,
+    /// Number of random factors in y.
+    order: u32,
+    /// The largest coefficients' deviation over `deviation`.
+    peak: f64,
+}
+
+impl ExactNoise {
+    /// A plaintext modulo t, or a message alone.
+    pub fn plain(t: u64) -> Self {
+        Self { deviation: t as f64 / 2.0, order: 1, peak: 1.0 }
+    }
+
+    /// A plaintext whose slots hold what is not chosen with its coefficients in mind: they are as if uniform modulo t.
+    pub fn slots(t: u64) -> Self {
+        Self::known(t as f64 * ROUNDING_VARIANCE.sqrt())
+    }
+
+    /// A plaintext whose coefficients have this root mean square.
+    pub fn known(deviation: f64) -> Self {
+        Self { deviation, order: 1, peak: 1.0 }
+    }
+
+    /// A fresh symmetric encryption of a message modulo t.
+    pub fn fresh_symmetric(model: &NoiseModel, t: u64) -> Self {
+        Self::plain(t).with(t as f64 * model.fresh_symmetric(), 1)
+    }
+
+    /// A fresh public-key encryption of a message modulo t.
+    pub fn fresh_public(model: &NoiseModel, t: u64) -> Self {
+        Self::plain(t).with(t as f64 * model.fresh_public(), 2)
+    }
+
+    /// A sum of values that may depend on each other.
+    pub fn plus(self, other: Self) -> Self {
+        let (order, peak) = (self.order.max(other.order), self.peak.max(other.peak));
+        Self { deviation: self.deviation + other.deviation, order, peak }
+    }
+
+    /// A sum of `count` independent values of this size.
+    pub fn sum(self, count: usize) -> Self {
+        Self { deviation: self.deviation * (count as f64).sqrt(), ..self }
+    }
+
+    /// A product, of ciphertexts or with a plaintext.
+    pub fn mul(self, other: Self, model: &NoiseModel) -> Self {
+        let order = self.order + other.order;
+        // Binomial coefficient: order! over what the factors have had already.
+        let shared: f64 = (1..=other.order).map(|k| f64::from(self.order + k) / f64::from(k)).product();
+        let deviation = self.deviation * other.deviation * (model.n * shared).sqrt();
+        Self { deviation, order, peak: self.peak.max(other.peak) }
+    }
+
+    /// A product with a fresh symmetric encryption, whose error is spread over all coefficients, and so is the product but for the part of
+    /// the message.
+    pub fn mul_fresh(self, model: &NoiseModel, t: u64) -> Self {
+        let fresh = Self::fresh_symmetric(model, t);
+        let message = Self::plain(t).deviation / fresh.deviation;
+        Self { peak: (1.0f64).hypot(message * self.peak), ..self.mul(fresh, model) }
+    }
+
+    /// A product with a constant.
+    pub fn mul_constant(self, constant: f64) -> Self {
+        Self { deviation: self.deviation * constant.abs(), ..self }
+    }
+
+    /// A rescale that divides by `divisor`, of a ciphertext of this degree.
+    pub fn rescale(self, model: &NoiseModel, t: u64, divisor: f64, degree: usize) -> Self {
+        let divided = Self { deviation: self.deviation / divisor, ..self };
+        divided.with(t as f64 * model.rounding(degree), degree as u32 + 1)
+    }
+
+    /// A key switch: digits, P and products as in [`NoiseModel::key_switch`].
+    pub fn key_switch(self, model: &NoiseModel, t: u64, log_digits: &[f64], log_p: f64, products: usize) -> Self {
+        self.with(t as f64 * model.key_switch(log_digits, log_p, products), 2)
+    }
+
+    /// A key switch and a rescale in one division.
+    pub fn key_switch_rescale(
+        self,
+        model: &NoiseModel,
+        t: u64,
+        (log_digits, log_p): (&[f64], f64),
+        log_top: f64,
+        products: usize,
+    ) -> Self {
+        let before = self.with(t as f64 * model.key_product(log_digits, log_p) * (products as f64).sqrt(), 2);
+        before.rescale(model, t, log_top.exp2(), 1)
+    }
+
+    /// The sum of one value under a group of `count` automorphisms that it is not invariant under; before their key switch. In the slots the
+    /// summands add in quadrature, in the coefficients that the group fixes coherently.
+    pub fn fold(self, count: usize) -> Self {
+        let root = (count as f64).sqrt();
+        Self { deviation: self.deviation * root, peak: self.peak * root, ..self }
+    }
+
+    /// With an independent part of this deviation and order.
+    fn with(self, deviation: f64, order: u32) -> Self {
+        Self { deviation: self.deviation.hypot(deviation), order: self.order.max(order), ..self }
+    }
+
+    /// log2 of the bound of |y|, exceeded by any coefficient with probability at most 2^-40.
+    pub fn log2_bound(&self, model: &NoiseModel) -> f64 {
+        tail_bound(self.deviation * self.peak, model.n as usize).log2()
+    }
+
+    /// Bits between the bound of |y| and Q/2 for a modulus of `log_q` bits: the noise budget that is there at least. Negative: it may not
+    /// decrypt.
+    pub fn budget(&self, model: &NoiseModel, log_q: f64) -> f64 {
+        log_q - 1.0 - self.log2_bound(model)
+    }
+}

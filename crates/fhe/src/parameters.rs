@@ -1,6 +1,7 @@
 //! Parameters: what is wanted ([`ParameterSpec`]) and what was checked ([`Parameters`]).
 
 use crate::FheError;
+use crate::bgv::PlainModulus;
 use crate::security::{SecurityLevel, max_log_qp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -33,6 +34,10 @@ pub struct ParameterSpec {
     /// that are only in the higher one. `None`: a chain in which level l has the first l primes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub levels: Option<Vec<Vec<usize>>>,
+    /// The plaintext modulus t of exact arithmetic, a prime below 2^50, 1 modulo 2N, and none of the others: the scheme is BGV.
+    /// `None`: it is CKKS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plaintext_modulus: Option<u64>,
     /// `None` marks a ring for tests; private, so that neither a literal nor a file can ask for it.
     #[serde(with = "required")]
     security: Option<SecurityLevel>,
@@ -58,17 +63,29 @@ mod required {
 impl ParameterSpec {
     /// A specification; it is checked by [`Parameters::new`].
     pub fn new(log_n: u32, ciphertext_primes: Vec<u64>, special_primes: Vec<u64>, security: SecurityLevel) -> Self {
-        Self { log_n, ciphertext_primes, special_primes, levels: None, security: Some(security) }
+        Self {
+            log_n,
+            ciphertext_primes,
+            special_primes,
+            levels: None,
+            plaintext_modulus: None,
+            security: Some(security),
+        }
     }
 
     /// A specification without any security, for tests in rings of degree up to 2^[`MAX_INSECURE_LOG_N`]. Cannot be serialised.
     pub fn insecure_for_tests(log_n: u32, ciphertext_primes: Vec<u64>, special_primes: Vec<u64>) -> Self {
-        Self { log_n, ciphertext_primes, special_primes, levels: None, security: None }
+        Self { log_n, ciphertext_primes, special_primes, levels: None, plaintext_modulus: None, security: None }
     }
 
     /// The same with these primes for each level; see [`Self::levels`].
     pub fn with_levels(self, levels: Vec<Vec<usize>>) -> Self {
         Self { levels: Some(levels), ..self }
+    }
+
+    /// The same for exact arithmetic modulo t; see [`Self::plaintext_modulus`].
+    pub fn with_plaintext_modulus(self, t: u64) -> Self {
+        Self { plaintext_modulus: Some(t), ..self }
     }
 
     /// Number of levels, which is the highest level.
@@ -149,6 +166,7 @@ struct Inner {
     log2: Vec<f64>,
     /// From level 1 on.
     levels: Vec<Level>,
+    plain: Option<PlainModulus>,
 }
 
 /// What is known of one level.
@@ -173,6 +191,9 @@ impl Parameters {
     pub fn new(spec: ParameterSpec, kernel: Kernel) -> Result<Self, FheError> {
         let bad = |reason: String| FheError::Parameters { reason };
         let primes: Vec<u64> = spec.ciphertext_primes.iter().chain(&spec.special_primes).copied().collect();
+        if let Some(t) = spec.plaintext_modulus.filter(|t| primes.contains(t)) {
+            return Err(bad(format!("the plaintext modulus {t} is one of the primes")));
+        }
         if spec.ciphertext_primes.is_empty() {
             return Err(bad("no ciphertext prime; at least one is needed".into()));
         }
@@ -202,7 +223,8 @@ impl Parameters {
             }
             levels.push(Level { ring: ring.select(&limbs), limbs, log_q, rescale });
         }
-        let parameters = Self(Arc::new(Inner { spec, ring, log2, levels }));
+        let plain = spec.plaintext_modulus.map(|t| PlainModulus::new(t, &ring)).transpose()?;
+        let parameters = Self(Arc::new(Inner { spec, ring, log2, levels, plain }));
         for level in (1..=parameters.levels()).rev() {
             parameters.check_modulus("the ciphertext chain", parameters.log_q(level))?;
         }
@@ -242,6 +264,11 @@ impl Parameters {
     /// Size of the pool of special primes.
     pub fn specials(&self) -> usize {
         self.0.spec.special_primes.len()
+    }
+
+    /// The plaintext modulus with its constants; none in CKKS.
+    pub fn plain(&self) -> Option<&PlainModulus> {
+        self.0.plain.as_ref()
     }
 
     /// The kernel that computes.

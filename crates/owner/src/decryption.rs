@@ -3,6 +3,7 @@
 use crate::Owner;
 use crate::calibration::argmax;
 use crate::error::OwnerError;
+use crate::exact::IntegerReader;
 use crate::protection::{NETWORK_FILE, PROTECTED_FILE, ProtectReport, Settings, key_name};
 use crate::release::Refusal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -140,7 +141,8 @@ pub struct Decrypted {
     /// What devices' labels look unusual in.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub alarms: Vec<String>,
-    /// log2 of the result modulus over the declared range of the outputs at their scale.
+    /// log2 of the result modulus over the declared range of the outputs at their scale; in BGV the least noise budget of a result,
+    /// measured with the secret key.
     pub remaining_budget_bits: f64,
     /// Time it took.
     pub seconds: f64,
@@ -153,6 +155,8 @@ pub(crate) struct Decryptor {
     /// Activation after the last layer, applied here in the clear.
     activation: Option<Polynomial>,
     classes: Option<Vec<String>>,
+    /// For exact integers.
+    pub(crate) integers: Option<IntegerReader>,
 }
 
 impl Owner {
@@ -180,8 +184,10 @@ impl Owner {
         let packed = vault.get(&key_name(&id))?;
         let secret = SecretKey::from_bytes(&parameters, &packed)
             .map_err(|e| OwnerError::SecretKey { id, reason: e.to_string() })?;
+        let integers = IntegerReader::new(&stored.program, parameters.kernel(), &packed)?;
         let Settings { output_activation, classes, .. } = self.report(record)?.settings;
-        Ok(Decryptor { secret, output: stored.program.output.clone(), activation: output_activation, classes })
+        let output = stored.program.output.clone();
+        Ok(Decryptor { secret, output, activation: output_activation, classes, integers })
     }
 }
 
@@ -207,6 +213,9 @@ impl Decryptor {
 
     /// The linear outputs of the last layer.
     pub fn linear_outputs(&self, ciphertexts: &[Ciphertext]) -> Result<Vec<f64>, OwnerError> {
+        if let Some(reader) = &self.integers {
+            return Ok(reader.outputs(&reader.read(ciphertexts)?.integers));
+        }
         self.linear(&self.coefficients(ciphertexts)?)
     }
 

@@ -82,6 +82,18 @@ pub enum OwnerError {
         /// The network's id.
         id: String,
     },
+    /// Results of exact integers that no honest edge gives.
+    #[error(transparent)]
+    Dishonest(#[from] crate::exact::Dishonest),
+    /// What integers cannot do.
+    #[error(
+        "--scheme bgv protects chains of fully connected layers, and here {what}: protect those at the end (--scope classifier \
+         or last), or use --scheme ckks"
+    )]
+    NotInIntegers {
+        /// What there is.
+        what: String,
+    },
     /// A stored secret key that does not fit its network.
     #[error(
         "the secret key of network {id} cannot be used ({reason}): restore the vault from a backup (`subrosa keys restore`)"

@@ -84,16 +84,7 @@ impl Normalisation {
 
     /// The chain on normalised features.
     pub fn chain(&self, chain: &Chain) -> Chain {
-        let mut chain = chain.clone();
-        if let Some(first) = chain.layers.first_mut() {
-            for (row, bias) in first.weights.chunks_mut(first.cols.max(1)).zip(&mut first.bias) {
-                for (weight, (offset, factor)) in row.iter_mut().zip(&self.of_feature) {
-                    *bias += *weight * offset;
-                    *weight /= factor;
-                }
-            }
-        }
-        chain
+        opposite(chain, &self.of_feature)
     }
 
     /// The circuit on normalised features.
@@ -115,6 +106,20 @@ impl Normalisation {
         }
         circuit
     }
+}
+
+/// The chain for features of which an offset is subtracted and which are multiplied by a factor then.
+pub(crate) fn opposite(chain: &Chain, of_feature: &[(f64, f64)]) -> Chain {
+    let mut chain = chain.clone();
+    if let Some(first) = chain.layers.first_mut() {
+        for (row, bias) in first.weights.chunks_mut(first.cols.max(1)).zip(&mut first.bias) {
+            for (weight, (offset, factor)) in row.iter_mut().zip(of_feature) {
+                *bias += *weight * offset;
+                *weight /= factor;
+            }
+        }
+    }
+    chain
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use crate::calibration::{self, Calibration};
 use crate::error::OwnerError;
+use crate::exact::{self, IntegerConstants, IntegerSettings};
 use crate::fitting::FittedActivation;
 use crate::protected::{Fits, Form, Protected};
 use crate::release::{FloodedForecast, Flooding};
@@ -11,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Instant;
 use subrosa_fhe::security::SecurityLevel;
-use subrosa_fhe::{Encoder, Kernel, Parameters};
+use subrosa_fhe::{Encoder, Kernel, Parameters, Scheme};
 use subrosa_input::{Dataset, Preprocess};
 use subrosa_network::{Circuit, Network, Polynomial, Scope, Substitutions};
-use subrosa_plan::{CostModel, Forecast, Plan, PlanRequest, WholeRequest, plan, plan_whole};
+use subrosa_plan::{CostModel, FixedPoint, Forecast, Plan, PlanRequest, WholeRequest, plan, plan_whole};
 use subrosa_program::ConstantGroup;
 use subrosa_program::bundle::{Manifest, PackedConstant, ProtectedWriter, packed_len};
 use subrosa_registry::{NewModel, Vault};
@@ -60,6 +61,10 @@ pub struct ProtectRequest<'a> {
     pub memory_limit: Option<u64>,
     /// What the engine's work costs on the edge; `None` takes [`cost_model`] of the owner's home.
     pub costs: Option<&'a CostModel>,
+    /// The encryption scheme.
+    pub scheme: Scheme,
+    /// What values are multiplied by before they are rounded to integers; `None` lets the planner find it. Only in BGV.
+    pub fixed_point: Option<FixedPoint>,
 }
 
 /// What `protect` did; stored with the model.
@@ -71,7 +76,7 @@ pub struct ProtectReport {
     pub name: String,
     /// Version of that name.
     pub version: u32,
-    /// "ckks".
+    /// "ckks" or "bgv".
     pub scheme: String,
     /// 128, 192 or 256.
     pub security_bits: u32,
@@ -133,6 +138,9 @@ pub struct Settings {
     pub output_activation: Option<Polynomial>,
     /// Names of the classes.
     pub classes: Option<Vec<String>>,
+    /// The integer network; none in CKKS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub integers: Option<IntegerSettings>,
 }
 
 /// A network that was imported, split and calibrated.
@@ -239,7 +247,7 @@ impl Owner {
             id: staging.id().to_string(),
             name: request.name.into(),
             version: 0,
-            scheme: "ckks".into(),
+            scheme: program.scheme().to_string(),
             security_bits: request.security.bits(),
             scope: request.scope.to_string(),
             input: encrypted_or_plain(request.encrypted_input),
@@ -283,7 +291,7 @@ impl Owner {
             weights: prepared.protected.parameters(),
             ciphertexts: program.ciphertexts(),
             evaluation_keys: program.keys.len(),
-            model_bytes: program.constants.iter().map(packed).sum(),
+            model_bytes: program.groups().iter().map(packed).sum(),
             key_bytes: (keys.public.len() + keys.evaluation.iter().map(Vec::len).sum::<usize>()) as u64,
             keygen_seconds,
             protect_seconds: prepared.started.elapsed().as_secs_f64(),
@@ -298,6 +306,9 @@ impl Owner {
                 preprocess: request.preprocess.clone(),
                 output_activation: prepared.protected.output_activation(),
                 classes: request.classes.clone(),
+                integers: plan
+                    .integer_network()
+                    .map(|network| IntegerSettings { fixed_point: network.fixed_point().clone(), fold: request.fold }),
             },
         };
         // The key first: a key without a network is harmless, a network without its key is lost.
@@ -367,6 +378,13 @@ impl Owner {
             Protected::Chain(split) => {
                 let chain = normal.map_or_else(|| split.chain.clone(), |n| n.chain(&split.chain));
                 let chain = if request.fold { chain.folded() } else { chain };
+                if request.scheme == Scheme::Bgv {
+                    let mut exact = exact::plan_chain(request, &chain, (input, features), &costs, kernel)?;
+                    if let Some(normal) = normal {
+                        exact.program.input.normalise.clone_from(&normal.of_feature);
+                    }
+                    return Ok(exact);
+                }
                 let as_chain = plan(&PlanRequest {
                     chain: &chain,
                     input,
@@ -387,6 +405,13 @@ impl Owner {
                     (Err(_), Some(Ok(circuit))) => Ok(circuit),
                     (as_chain, _) => as_chain,
                 }
+            }
+            Protected::Circuit(protected) if request.scheme == Scheme::Bgv => {
+                let layers = protected.split.circuit.layers.len();
+                let what = format!(
+                    "the {layers} protected linear maps are not such a chain (convolutions or fitted activations)"
+                );
+                return Err(OwnerError::NotInIntegers { what });
             }
             Protected::Circuit(protected) => whole(&protected.split.circuit),
         };
@@ -424,6 +449,11 @@ fn replacements(protected: &Protected, fits: &[FittedActivation]) -> Vec<String>
 /// Imports, splits and calibrates; refuses replacements whose cost is not known.
 pub(crate) fn prepare(request: &ProtectRequest) -> Result<Prepared, OwnerError> {
     let started = Instant::now();
+    if request.plain_weights && request.scheme == Scheme::Bgv {
+        return Err(OwnerError::Usage(
+            "--scheme bgv encrypts the weights: leave out --weights plain, or use --scheme ckks".into(),
+        ));
+    }
     if request.plain_weights && !request.encrypted_input {
         return Err(OwnerError::Usage("plain weights with plain input protect nothing: encrypt one of them".into()));
     }
@@ -471,6 +501,13 @@ fn encrypt_constants(
     secret: &subrosa_secret::SecretKey,
     mut sink: impl FnMut(PackedConstant) -> Result<(), OwnerError>,
 ) -> Result<(), OwnerError> {
+    if let Some(integers) = IntegerConstants::new(plan, parameters)? {
+        let secrets = exact::secrets(&plan.program, parameters.kernel(), &secret.to_bytes())?;
+        for batch in integers.all().chunks(BATCH) {
+            integers.encrypt(&secrets, batch)?.into_iter().map(PackedConstant::Encrypted).try_for_each(&mut sink)?;
+        }
+        return Ok(());
+    }
     let encoder = Encoder::new(parameters);
     let groups = plan.program.constants.iter().enumerate();
     let all: Vec<(usize, usize, bool)> =

@@ -1,7 +1,9 @@
 //! `verify`: the original, the approximated and the encrypted network side by side.
 
 use crate::calibration::{argmax, top_classes};
+use crate::deployment::Deployed;
 use crate::error::OwnerError;
+use crate::exact::{self, TracedBudget};
 use crate::protected::Protected;
 use crate::{Owner, Progress};
 use serde::Serialize;
@@ -9,7 +11,7 @@ use std::time::Instant;
 use subrosa_edge_agent::{Options, Processor};
 use subrosa_input::Dataset;
 use subrosa_plain::PlainNetwork;
-use subrosa_registry::{OwnerIdentity, Vault};
+use subrosa_registry::{OwnerIdentity, Record, Vault};
 
 /// What is to be verified.
 pub struct VerifyRequest<'a> {
@@ -40,6 +42,12 @@ pub struct Comparison {
     pub max_abs_error: f64,
     /// Largest absolute output of the approximated network.
     pub largest_output: f64,
+    /// Outputs of all samples that differ from those of the integer network in plaintext; none in CKKS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub integer_differences: Option<usize>,
+    /// The least noise budget of a result, measured with the secret key, bits; none in CKKS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise_budget_bits: Option<f64>,
     /// The planner's bound of the error.
     pub forecast_max_abs_error: f64,
     /// Mean time of a blind evaluation.
@@ -71,11 +79,14 @@ impl Owner {
         let network = self.network(&record)?;
         let protected = Protected::again(&network, settings)?;
         let decryptor = self.decryptor(&record, &stored, vault)?;
-        let dir = tempfile::tempdir().map_err(|e| OwnerError::io("create a directory in", &std::env::temp_dir(), e))?;
-        let path = dir.path().join("bundle.srb");
-        let deployed = self.deploy(&record.id.to_string(), &path, identity)?;
-        let options = Options { trust: Some(identity.signer()), threads: request.threads, kernel: None };
-        let processor = Processor::load(&path, &options)?;
+        let (processor, deployed, _dir) = self.deployed(&record, identity, request.threads)?;
+        let integers = match (&protected, &settings.integers) {
+            (Protected::Chain(split), Some(integers)) => {
+                Some(exact::integer_network(&split.chain, integers, &stored.program.input)?)
+            }
+            _ => None,
+        };
+        let (mut integer_differences, mut noise_budget) = (0, f64::INFINITY);
 
         let preprocess = settings.preprocess.clone().unwrap_or_default();
         let inputs = preprocess.apply(request.data, network.input_shape())?;
@@ -100,8 +111,17 @@ impl Owner {
             let start = Instant::now();
             let result = processor.infer(&input)?;
             infer_times.push(start.elapsed().as_secs_f64());
-            let decrypted = decryptor.linear_outputs(&result)?;
             let x: Vec<f64> = sample.iter().map(|&v| f64::from(v)).collect();
+            let decrypted = match (&decryptor.integers, &integers) {
+                (Some(reader), Some(network)) => {
+                    let read = reader.read(&result)?;
+                    noise_budget = noise_budget.min(read.budget);
+                    let expected = network.evaluate(&stored.program.input.normalised(x.iter().copied()));
+                    integer_differences += read.integers.iter().zip(&expected).filter(|(a, b)| a != b).count();
+                    reader.outputs(&read.integers)
+                }
+                _ => decryptor.linear_outputs(&result)?,
+            };
             let Some((linear, output)) = protected.evaluate(&[x]).pop() else { continue };
             for (d, r) in decrypted.iter().zip(&linear) {
                 max_abs_error = max_abs_error.max((d - r).abs());
@@ -126,6 +146,8 @@ impl Owner {
             agreement_original: share(&encrypted_labels, &original_labels),
             max_abs_error,
             largest_output,
+            integer_differences: integers.as_ref().map(|_| integer_differences),
+            noise_budget_bits: integers.as_ref().map(|_| noise_budget),
             forecast_max_abs_error: report.forecast.max_abs_error,
             mean_infer_seconds: infer_times.iter().sum::<f64>() / count as f64,
             median_infer_seconds: median(&mut infer_times),
@@ -133,6 +155,47 @@ impl Owner {
             plain_seconds,
             bundle_bytes: deployed.bundle_bytes,
         })
+    }
+}
+
+impl Owner {
+    /// Evaluates the first sample and measures the noise budget after every step, beside what was forecast.
+    ///
+    /// # Errors
+    /// Those of [`verify`](Self::verify), and a network of CKKS, which has no noise budget.
+    pub fn trace_budget(
+        &self,
+        request: &VerifyRequest,
+        vault: &Vault,
+        identity: &OwnerIdentity,
+    ) -> Result<Vec<TracedBudget>, OwnerError> {
+        let record = self.registry.get(request.id)?;
+        let stored = self.stored(&record)?;
+        let network = self.network(&record)?;
+        let decryptor = self.decryptor(&record, &stored, vault)?;
+        let none =
+            || OwnerError::Usage("--trace follows the noise budget, which only networks of --scheme bgv have".into());
+        let reader = decryptor.integers.as_ref().ok_or_else(none)?;
+        let (processor, _, _dir) = self.deployed(&record, identity, request.threads)?;
+        let preprocess = self.report(&record)?.settings.preprocess.unwrap_or_default();
+        let inputs = preprocess.apply(request.data, network.input_shape())?;
+        let first = inputs.get(..network.input_shape().iter().product::<usize>()).unwrap_or_default();
+        let features = processor.features(1, first)?;
+        exact::trace(reader, &processor, &processor.prepare(&features)?)
+    }
+
+    /// The network as an edge loads it, its bundle in a directory that goes with it.
+    fn deployed(
+        &self,
+        record: &Record,
+        identity: &OwnerIdentity,
+        threads: usize,
+    ) -> Result<(Processor, Deployed, tempfile::TempDir), OwnerError> {
+        let dir = tempfile::tempdir().map_err(|e| OwnerError::io("create a directory in", &std::env::temp_dir(), e))?;
+        let path = dir.path().join("bundle.srb");
+        let deployed = self.deploy(&record.id.to_string(), &path, identity)?;
+        let options = Options { trust: Some(identity.signer()), threads, kernel: None };
+        Ok((Processor::load(&path, &options)?, deployed, dir))
     }
 }
 

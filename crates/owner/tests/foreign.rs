@@ -51,6 +51,8 @@ fn request<'a>(
         classes: None,
         memory_limit: None,
         costs: None,
+        scheme: Default::default(),
+        fixed_point: None,
     }
 }
 

@@ -58,6 +58,8 @@ fn a_deep_chain_without_calibration_data_is_refused_with_the_cure() {
         classes: None,
         memory_limit: None,
         costs: None,
+        scheme: Default::default(),
+        fixed_point: None,
     };
     let home = Home::new();
     let text = home.owner.plan(&request).err().map(|e| e.to_string()).unwrap_or_default();
@@ -84,6 +86,8 @@ fn results_decrypt_to_labels_names_and_what_the_policy_reveals() {
         classes: Some(classes.iter().map(ToString::to_string).collect()),
         memory_limit: None,
         costs: None,
+        scheme: Default::default(),
+        fixed_point: None,
     };
     let refused = home.owner.protect(&request(&["malignant"]), &home.vault, &Silent).map(|_| ());
     assert!(refused.is_err_and(|e| e.to_string().contains("2 outputs")));

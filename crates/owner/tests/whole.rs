@@ -70,6 +70,8 @@ fn scores_from_the_edge(name: &str, encrypted_input: bool) -> (Vec<Vec<f64>>, f6
         classes: None,
         memory_limit: None,
         costs: None,
+        scheme: Default::default(),
+        fixed_point: None,
     };
     let report = home.owner.protect(&request, &home.vault, &Silent).unwrap();
     let dir = tempfile::tempdir().unwrap();

@@ -227,7 +227,7 @@ pub(crate) fn norm(v: &[f64]) -> f64 {
 /// Sums side by side, which the compiler can put into vectors.
 const LANES: usize = 8;
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     let (heads, tails) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     let mut sums = [0.0; LANES];
     for (x, y) in heads.0.iter().zip(tails.0) {

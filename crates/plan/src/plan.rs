@@ -2,6 +2,7 @@
 
 use crate::chain::{Ranges, Stage, traces};
 use crate::cost::{CostModel, Prediction, predict};
+use crate::exact::IntegerNetwork;
 use crate::forecast::Deviations;
 use crate::keys::{KeySet, Shapes};
 use crate::primes::PrimeChain;
@@ -53,6 +54,8 @@ pub struct Plan {
     pub log_qp: f64,
     pub(crate) kinds: Vec<ConstantKind>,
     pub(crate) stages: Vec<Stage>,
+    /// The integers that are encrypted; none in CKKS.
+    pub(crate) exact: Option<IntegerNetwork>,
 }
 
 /// What the constants of a group hold.
@@ -134,7 +137,7 @@ impl Draft {
             infer_seconds: prediction.infer.seconds,
         };
         let costs = costs.clone();
-        Ok(Plan { program, forecast, prediction, alternatives, costs, ranges, log_qp, kinds, stages })
+        Ok(Plan { program, forecast, prediction, alternatives, costs, ranges, log_qp, kinds, stages, exact: None })
     }
 }
 
@@ -167,6 +170,7 @@ impl Plan {
             log_qp,
             kinds,
             stages: Vec::new(),
+            exact: None,
         }
     }
 
@@ -250,13 +254,7 @@ impl Plan {
             }
             ConstantKind::Diagonals { stage, layout } => {
                 let stage = stage_of(*stage)?;
-                let per_giant = layout.products() / layout.giants;
-                let (giant, mut baby) = (index / per_giant, index % per_giant);
-                let mut tile = 0;
-                while let Some(t) = layout.tiles.get(tile).filter(|t| baby >= t.babies) {
-                    baby -= t.babies;
-                    tile += 1;
-                }
+                let (giant, tile, baby) = layout.place(index);
                 encoder.encode(&layout.weight_slots(giant, tile, baby, &|r, c| stage.weight(r, c)), scale, level)?
             }
             ConstantKind::SlotBias { stage, layout } => {

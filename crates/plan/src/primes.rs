@@ -74,6 +74,18 @@ impl PrimeChain {
         Some(Self { ciphertext, levels: None, special, bound, log_q, log_p })
     }
 
+    /// The same with one or more primes for each level: level l has those of the first l groups.
+    pub fn grouped(pool: &mut PrimePool, groups: &[Vec<u32>], special_bits: u32, bound: f64) -> Option<Self> {
+        let mut chain = Self::new(pool, &groups.concat(), special_bits, bound)?;
+        let mut limbs = 0;
+        let level = |group: &Vec<u32>| {
+            limbs += group.len();
+            (0..limbs).collect()
+        };
+        chain.levels = Some(groups.iter().map(level).collect());
+        Some(chain)
+    }
+
     /// Levels of the same sizes whose moduli are made of primes of up to `largest` bits, which rescales swap; special primes of as
     /// many bits. `None` if there are no such primes, or they do not fit under `bound`.
     pub fn swapped(pool: &mut PrimePool, bits: &[u32], largest: u32, bound: f64) -> Option<Self> {

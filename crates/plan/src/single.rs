@@ -47,6 +47,7 @@ pub(crate) fn draft(stage: &Stage, task: &Task<'_>, ring: &mut RingContext, choi
     let mut steps = vec![Step::CoefficientDot { weights: 0, dst: first }];
     steps.extend((0..outputs).map(|o| Step::AddConstant { reg: first + o, group: 1, index: o }));
     let program = Program {
+        integers: None,
         parameters: spec,
         keys: Vec::new(),
         input: InputSpec {

@@ -34,7 +34,7 @@ pub struct Manifest {
     pub name: String,
     /// Its version; 0 in a stored copy that was never deployed.
     pub version: u32,
-    /// "ckks".
+    /// "ckks" or "bgv".
     pub scheme: String,
     /// 128, 192 or 256.
     pub security_bits: u32,
@@ -107,6 +107,8 @@ pub struct Bundle {
     pub manifest: Manifest,
     /// What to execute.
     pub program: Program,
+    /// Those of all channels.
+    groups: Vec<ConstantGroup>,
 }
 
 impl Bundle {
@@ -121,7 +123,7 @@ impl Bundle {
         let manifest = json(&container, &file, MANIFEST)?;
         let program: Program = json(&container, &file, PROGRAM)?;
         program.validate().map_err(|reason| FileError::Section { file: file.clone(), section: PROGRAM, reason })?;
-        Ok(Self { container, file, manifest, program })
+        Ok(Self { container, file, manifest, groups: program.groups(), program })
     }
 
     /// Who signed the file; `None` for a stored copy.
@@ -169,11 +171,11 @@ impl Bundle {
         packed.par_iter().map(prepare).collect::<Result<Vec<_>, _>>().map(EvaluationKeys::from_iter)
     }
 
-    /// The packed constants of each group, in order.
+    /// The packed constants of each group, in order; channel after channel ([`Program::groups`]).
     pub fn constants(&self, parameters: &Parameters) -> Result<Vec<Vec<&[u8]>>, FileError> {
         let mut rest = self.container.section(WEIGHTS)?;
-        let mut out = Vec::with_capacity(self.program.constants.len());
-        for group in &self.program.constants {
+        let mut out = Vec::with_capacity(self.groups.len());
+        for group in &self.groups {
             let length = packed_len(parameters, group);
             let packed: Result<Vec<_>, _> = (0..group.count).map(|_| self.take(&mut rest, length, WEIGHTS)).collect();
             out.push(packed?);
@@ -201,7 +203,7 @@ impl Bundle {
     }
 
     fn check_constant(&self, group: usize, level: usize, scale: f64) -> Result<(), FileError> {
-        match self.program.constants.get(group) {
+        match self.groups.get(group) {
             Some(g) if g.level == level && g.scale == scale => Ok(()),
             _ => Err(self.unusable(WEIGHTS)("a constant has another level or scale than its group")),
         }

@@ -143,6 +143,18 @@ impl Diagonals {
         self.giants * self.tiles.iter().map(|t| t.babies).sum::<usize>()
     }
 
+    /// Giant step, tile and baby step of a weight ciphertext, which come in this order.
+    pub fn place(&self, index: usize) -> (usize, usize, usize) {
+        let per_giant = (self.products() / self.giants).max(1);
+        let (giant, mut baby) = (index / per_giant, index % per_giant);
+        let mut tile = 0;
+        while let Some(t) = self.tiles.get(tile).filter(|t| baby >= t.babies) {
+            baby -= t.babies;
+            tile += 1;
+        }
+        (giant, tile, baby)
+    }
+
     /// How many times the fold doubles: over the column groups and, with complex packing, the conjugation.
     pub fn fold_doublings(&self) -> u32 {
         self.span.trailing_zeros() + u32::from(self.complex)

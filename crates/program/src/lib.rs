@@ -6,14 +6,16 @@
 
 pub mod bundle;
 pub mod container;
+mod integers;
 mod layers;
 pub mod layout;
 mod program;
 pub mod results;
 mod validate;
 
+pub use integers::{Channel, Integers, Packed};
 pub use layers::LayerSteps;
 pub use program::{
     ConstantGroup, InputLayout, InputSpec, KeyRequirement, OutputSpec, Product, Program, Register, Step,
 };
-pub use subrosa_fhe::Complex64;
+pub use subrosa_fhe::{Complex64, Scheme};

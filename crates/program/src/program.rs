@@ -3,6 +3,7 @@
 //! The owner's planner writes it, the edge runs it without understanding the network. It says which parameters and keys
 //! are needed, how the input is laid out, and where in the results the outputs are found.
 
+use crate::integers::Integers;
 use crate::layout::{CoefficientDot, CoefficientRows, Diagonals, Tiles};
 use serde::{Deserialize, Serialize};
 use subrosa_fhe::{Galois, KeyId, KeyShape, ParameterSpec};
@@ -25,6 +26,9 @@ pub struct Program {
     pub steps: Vec<Step>,
     /// Where the outputs are.
     pub output: OutputSpec,
+    /// What integers are worth and may be; only in BGV.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub integers: Option<Integers>,
 }
 
 /// One evaluation key: what it switches from, at which level and with which decomposition.
@@ -296,7 +300,7 @@ pub struct OutputSpec {
     pub registers: Vec<Register>,
     /// For each output of the network: (index into `registers`, coefficient).
     pub positions: Vec<(usize, usize)>,
-    /// An output is the decrypted coefficient (divided by the scale) times this.
+    /// An output is the decrypted coefficient (divided by the scale) times this; in BGV modulo the plaintext modulus.
     pub factor: f64,
     /// Level of the result ciphertexts.
     pub level: usize,
@@ -368,14 +372,14 @@ impl Program {
             .max(input)
     }
 
-    /// Encrypted constants in all groups.
+    /// Encrypted constants in all groups, of all channels.
     pub fn ciphertexts(&self) -> usize {
-        self.constants.iter().filter(|g| !g.plain).map(|g| g.count).sum()
+        self.channel_count() * self.constants.iter().filter(|g| !g.plain).map(|g| g.count).sum::<usize>()
     }
 
     /// Constants in all groups, encrypted or not.
     pub fn constant_count(&self) -> usize {
-        self.constants.iter().map(|g| g.count).sum()
+        self.channel_count() * self.constants.iter().map(|g| g.count).sum::<usize>()
     }
 
     /// Whether the weights are plaintexts.
@@ -384,8 +388,11 @@ impl Program {
     }
 
     /// log2 of the result modulus over the declared range of the outputs at their scale, less one bit for the sign: the
-    /// paper's remaining budget.
+    /// paper's remaining budget. In BGV the noise budget that is forecast.
     pub fn remaining_budget_bits(&self) -> f64 {
+        if let Some(integers) = &self.integers {
+            return integers.budget_bits;
+        }
         let modulus: f64 = self.parameters.level_primes(self.output.level).iter().map(|&q| (q as f64).log2()).sum();
         modulus - 1.0 - (self.output.max_abs / self.output.factor * self.output.scale).log2()
     }

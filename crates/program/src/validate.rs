@@ -155,11 +155,38 @@ impl Program {
         if output.positions.is_empty() || output.registers.is_empty() || !output.positions.iter().all(known) {
             return Err("an output lies outside the results".into());
         }
-        Ok(())
+        self.validate_integers()
     }
 }
 
 impl Step {
+    /// Registers that are written.
+    pub fn targets(&self, input: &InputLayout) -> Vec<Register> {
+        let from = |first: &Register, count: usize| (*first..first.saturating_add(count)).collect();
+        match self {
+            Self::Linear { dst, .. } | Self::LinearPlain { dst, .. } => dst.clone(),
+            Self::Rotate { elements, dst, .. } => from(dst, elements.len()),
+            Self::Parts { re, im, .. } => vec![*re, *im],
+            Self::CoefficientDot { dst, .. } => match input {
+                InputLayout::CoefficientDot(layout) => from(dst, layout.outputs()),
+                InputLayout::Diagonals(_) | InputLayout::Tiles(_) => vec![*dst],
+            },
+            Self::CoefficientRows { layout, dst, .. } => from(dst, layout.outputs()),
+            Self::DiagonalsPlain { dst, .. }
+            | Self::DiagonalsCipher { dst, .. }
+            | Self::Multiply { dst, .. }
+            | Self::MultiplyScalar { dst, .. }
+            | Self::Combine { dst, .. }
+            | Self::Add { dst, .. }
+            | Self::DropLevel { dst, .. } => vec![*dst],
+            Self::AddConstant { reg, .. }
+            | Self::Fold { reg, .. }
+            | Self::Relinearize { reg, .. }
+            | Self::Rescale { reg }
+            | Self::AddScalar { reg, .. } => vec![*reg],
+        }
+    }
+
     /// Registers that are read.
     pub fn sources(&self) -> Vec<Register> {
         match self {

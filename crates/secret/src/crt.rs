@@ -51,6 +51,19 @@ impl CenteredCrt {
         self.value(digits)
     }
 
+    /// The representative in (-Q/2, Q/2) of one coefficient: itself rounded to f64 as by [`Self::centered`], and exactly its residue modulo
+    /// `t`. Both slices are used as scratch.
+    pub fn centered_modulo(&self, residues: &mut [u64], digits: &mut Vec<u64>, t: &Modulus) -> (f64, u64) {
+        let value = self.centered(residues, digits);
+        // Horner's rule from the most significant digit down.
+        let magnitude = digits
+            .iter()
+            .zip(&self.moduli)
+            .rev()
+            .fold(0, |sum, (&v, q)| t.add(t.mul(sum, t.reduce(q.value())), t.reduce(v)));
+        (value, if value < 0.0 { t.neg(magnitude) } else { magnitude })
+    }
+
     fn digits(&self, residues: &[u64], digits: &mut Vec<u64>) {
         digits.clear();
         for (((&residue, q), &inverse), prefix) in
@@ -89,8 +102,13 @@ mod tests {
             product / 3,
             -product / 7,
         ] {
-            let mut residues: Vec<u64> = moduli.iter().map(|q| value.rem_euclid(q.value() as i128) as u64).collect();
-            assert_eq!(crt.centered(&mut residues, &mut Vec::new()), value as f64);
+            let residues: Vec<u64> = moduli.iter().map(|q| value.rem_euclid(q.value() as i128) as u64).collect();
+            assert_eq!(crt.centered(&mut residues.clone(), &mut Vec::new()), value as f64);
+            for t in [17u64, 786_433] {
+                let residue = value.rem_euclid(t.into()) as u64;
+                let found = crt.centered_modulo(&mut residues.clone(), &mut Vec::new(), &Modulus::new(t).unwrap());
+                assert_eq!(found, (value as f64, residue));
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::crt::CenteredCrt;
 use rand_core::Rng;
-use subrosa_fhe::rlwe::{MAX_POWER, check_poly, check_scale};
+use subrosa_fhe::rlwe::{MAX_POWER, check_poly};
 use subrosa_fhe::{
     Ciphertext, FheError, KeyId, KeyShape, KeySwitchKey, Parameters, Plaintext, PublicKey, SeededCiphertext,
 };
@@ -60,24 +60,18 @@ impl SecretKey {
 
     /// Encrypts a plaintext at its level: `c_1` from a fresh public seed, `c_0 = m - c_1 s + e`. May be called from many threads.
     pub fn encrypt(&self, plaintext: &Plaintext) -> Result<SeededCiphertext, FheError> {
-        check_scale("plaintext", plaintext.scale)?;
-        let (body, seed) = self.encrypt_polynomial(&plaintext.poly, plaintext.level, 1)?;
+        let message = plaintext.carried(&self.parameters)?;
+        let (body, seed) = self.encrypt_polynomial(&message, plaintext.level)?;
         Ok(SeededCiphertext { body, seed, scale: plaintext.scale, level: plaintext.level })
     }
 
-    /// Encrypts any polynomial (NTT form, at `level`) as `m - a s + k e` with `a` from the returned seed and `k = error_multiplier`: 1 for
-    /// CKKS, the plaintext modulus for an exact scheme.
-    pub fn encrypt_polynomial(
-        &self,
-        message: &RnsPoly,
-        level: usize,
-        error_multiplier: u64,
-    ) -> Result<(RnsPoly, [u8; 32]), FheError> {
+    /// Encrypts any polynomial (NTT form, at `level`) as `m - a s + e` with `a` from the returned seed.
+    pub fn encrypt_polynomial(&self, message: &RnsPoly, level: usize) -> Result<(RnsPoly, [u8; 32]), FheError> {
         check_poly("plaintext", message, level, &self.parameters)?;
         let ring = self.parameters.ring_of(level)?;
         let seed = fresh_seed()?;
         let uniform = ring.uniform(ring.limbs(), &seed, 0);
-        let mut body = self.mask(ring, self.parameters.level_limbs(level), &uniform, error_multiplier)?;
+        let mut body = self.mask(ring, self.parameters.level_limbs(level), &uniform)?;
         ring.add_assign(&mut body, message);
         Ok((body, seed))
     }
@@ -85,7 +79,7 @@ impl SecretKey {
     /// A public key for encryption at `level`, and at lower levels that have no other primes.
     pub fn public_key(&self, level: usize) -> Result<PublicKey, FheError> {
         self.parameters.check_level("public key", level)?;
-        let (body, seed) = self.encrypt_polynomial(&self.zero(level), level, 1)?;
+        let (body, seed) = self.encrypt_polynomial(&self.zero(level), level)?;
         PublicKey::from_parts(&self.parameters, level, body, seed)
     }
 
@@ -101,7 +95,7 @@ impl SecretKey {
         source.zeroize();
         let mut body = Vec::with_capacity(self.parameters.digits(shape));
         for (digit, uniform) in KeySwitchKey::uniform_halves(&ring, shape, &seed).iter().enumerate() {
-            let mut masked = self.mask(&ring, &limbs, uniform, 1)?;
+            let mut masked = self.mask(&ring, &limbs, uniform)?;
             for i in digit * shape.digit..((digit + 1) * shape.digit).min(level.len()) {
                 let q = ring.modulus(i);
                 let specials = level.len()..level.len() + shape.specials;
@@ -132,7 +126,19 @@ impl SecretKey {
     /// The N centred coefficients of the phase, divided by the scale; [`subrosa_fhe::Encoder::decode`] turns them into slots.
     pub fn decrypt_coefficients(&self, ciphertext: &Ciphertext) -> Result<Vec<f64>, FheError> {
         let phase = self.decrypt_phase(ciphertext)?;
-        let crt = CenteredCrt::new(self.parameters.ciphertext_moduli(ciphertext.level()))
+        self.for_each_coefficient(&phase, ciphertext.level(), |crt, residues, digits| {
+            crt.centered(residues, digits) / ciphertext.scale
+        })
+    }
+
+    /// What `f` makes of the residues of each coefficient of a polynomial at `level`; both of its slices are scratch.
+    pub(crate) fn for_each_coefficient<T>(
+        &self,
+        phase: &RnsPoly,
+        level: usize,
+        f: impl Fn(&CenteredCrt, &mut [u64], &mut Vec<u64>) -> T,
+    ) -> Result<Vec<T>, FheError> {
+        let crt = CenteredCrt::new(self.parameters.ciphertext_moduli(level))
             .ok_or_else(|| FheError::Parameters { reason: "the ciphertext primes are not distinct".into() })?;
         let (mut residues, mut digits) = (vec![0; phase.limbs()], Vec::new());
         Ok((0..phase.n())
@@ -140,7 +146,7 @@ impl SecretKey {
                 for (i, r) in residues.iter_mut().enumerate() {
                     *r = phase.limb(i)[k];
                 }
-                crt.centered(&mut residues, &mut digits) / ciphertext.scale
+                f(&crt, &mut residues, &mut digits)
             })
             .collect())
     }
@@ -153,22 +159,16 @@ impl SecretKey {
         Self { parameters: parameters.clone(), ternary, ntt }
     }
 
-    /// `k e - uniform * s` over `ring`, whose limbs are the parameters' limbs `limbs`; `e` is fresh Gaussian.
-    fn mask(
-        &self,
-        ring: &Ring,
-        limbs: &[usize],
-        uniform: &RnsPoly,
-        error_multiplier: u64,
-    ) -> Result<RnsPoly, FheError> {
+    /// `e - uniform * s` over `ring`, whose limbs are the parameters' limbs `limbs`; `e` is fresh Gaussian.
+    fn mask(&self, ring: &Ring, limbs: &[usize], uniform: &RnsPoly) -> Result<RnsPoly, FheError> {
         let mut rng = sampler::os_rng()?;
         let mut masked = ring.from_signed(&sampler::gaussian(self.parameters.n(), &mut rng), limbs.len());
         ring.forward(&mut masked);
         wipe_scratch();
-        // Signs: -(uniform * s - k e), so that one pass multiplies and adds.
+        // Signs: -(uniform * s - e), so that one pass multiplies and adds.
         for (i, &limb) in limbs.iter().enumerate() {
-            let (table, q) = (ring.table(i), ring.modulus(i));
-            table.mul_scalar_assign(masked.limb_mut(i), q.neg(q.reduce(error_multiplier)));
+            let table = ring.table(i);
+            table.neg_assign(masked.limb_mut(i));
             table.mul_add_assign(masked.limb_mut(i), uniform.limb(i), self.ntt.limb(limb));
             table.neg_assign(masked.limb_mut(i));
         }

@@ -1,7 +1,7 @@
 //! Secret keys: generation of all keys, symmetric seeded encryption, decryption. Only the owner links this crate.
 //!
 //! ```text
-//! SecretKey::generate -> encrypt, public_key, switch_key -> (the edge works) -> decrypt_coefficients
+//! SecretKey::generate -> encrypt, public_key, switch_key -> (the edge works) -> decrypt_coefficients (CKKS), decrypt_integers (BGV)
 //! ```
 //!
 //! Secrets and errors come from the operating system's randomness through ChaCha20; the public seeds of uniform halves are drawn
@@ -40,7 +40,9 @@
 //! # }
 //! ```
 
+mod budget;
 mod crt;
 mod key;
 
+pub use budget::{Integers, exhausted_below};
 pub use key::SecretKey;

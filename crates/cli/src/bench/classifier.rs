@@ -10,7 +10,7 @@ use serde::Serialize;
 use std::fmt;
 use std::time::Instant;
 use subrosa_edge_agent::{Options, Processor};
-use subrosa_fhe::{Kernel, wire};
+use subrosa_fhe::{Kernel, Scheme, wire};
 use subrosa_input::{Dataset, Samples};
 use subrosa_network::{ActivationKind, Network, Polynomial, Scope, Substitutions};
 use subrosa_owner::{Owner, ProtectRequest, Reveal, Silent};
@@ -147,6 +147,8 @@ impl Setting<'_> {
             classes: None,
             memory_limit: None,
             costs: Some(self.costs),
+            scheme: self.wanted.scheme,
+            fixed_point: None,
         };
         let protected = owner.protect(&request, &vault, &Silent).map_err(failure)?;
         let bundle = place.join("bench.srb");
@@ -203,8 +205,9 @@ impl Setting<'_> {
         }
 
         let output = &processor.program().output;
-        let result_bytes =
-            output.registers.len() * wire::ciphertext_len(processor.parameters(), output.level, output.degree);
+        let result_bytes = processor.program().channel_count()
+            * output.registers.len()
+            * wire::ciphertext_len(processor.parameters(), output.level, output.degree);
         let predicted = |what| match what {
             "prepare" => Some(protected.forecast.prepare_seconds),
             "infer" => Some(protected.forecast.infer_seconds),
@@ -246,7 +249,8 @@ impl Setting<'_> {
             false => String::new(),
         };
         let unfolded = if self.wanted.unfolded { ", unfolded" } else { "" };
-        format!("{}{activation}{unfolded}, {input} input", self.shape)
+        let exact = if self.wanted.scheme == Scheme::Bgv { ", exact integers" } else { "" };
+        format!("{}{activation}{unfolded}, {input} input{exact}", self.shape)
     }
 }
 

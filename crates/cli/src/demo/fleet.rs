@@ -167,6 +167,8 @@ fn streams(
             classes: None,
             memory_limit: None,
             costs: None,
+            scheme: Default::default(),
+            fixed_point: None,
         };
         owner.protect(&request, &vault, &OnBars(terminal.bars())).map_err(failure)?;
         let edge = place.join(name);

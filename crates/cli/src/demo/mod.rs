@@ -193,6 +193,8 @@ impl Run<'_, '_> {
             classes: self.story.classes.clone(),
             memory_limit: None,
             costs: None,
+            scheme: Default::default(),
+            fixed_point: None,
         };
         let progress = OnBars(self.terminal.bars());
         let protected = self.owner.protect(&request, self.vault, &progress).map_err(failure)?;

@@ -8,10 +8,15 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Waits for something, at most a minute.
-pub fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
+pub fn wait_for(what: &str, there: impl FnMut() -> bool) {
+    wait_at_most(60, what, there);
+}
+
+/// Waits for something, at most so many seconds.
+pub fn wait_at_most(seconds: u64, what: &str, mut there: impl FnMut() -> bool) {
     let start = Instant::now();
     while !there() {
-        assert!(start.elapsed() < Duration::from_secs(60), "waited too long for {what}");
+        assert!(start.elapsed() < Duration::from_secs(seconds), "waited too long for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

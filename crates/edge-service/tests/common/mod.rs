@@ -9,7 +9,7 @@ mod nats;
 mod owner;
 mod stub;
 
-pub use agent::{Agent, Backend, wait_for};
+pub use agent::{Agent, Backend, wait_at_most, wait_for};
 pub use http::request;
 pub use nats::Nats;
 pub use owner::{TestOwner, fixture, npy, png, samples};

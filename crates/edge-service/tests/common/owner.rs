@@ -44,6 +44,7 @@ impl TestOwner {
             name: "tabular",
             scope: Default::default(),
             encrypted_input: false,
+            plain_weights: false,
             substitutions: Default::default(),
             preprocess: None,
             calibrate: Some(&data),
@@ -53,6 +54,9 @@ impl TestOwner {
             classes: None,
             memory_limit: None,
             costs: None,
+            plain_weights: false,
+            scheme: Default::default(),
+            fixed_point: None,
         };
         let report = self.owner.protect(&request, &self.vault, &Silent).unwrap();
         self.owner.deploy(&report.id, out, &self.identity).unwrap();

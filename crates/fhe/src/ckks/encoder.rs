@@ -6,8 +6,7 @@
 //! the slots come out in order, with no permutation. Every operation is a plain f64 operation in fixed order (Rust never
 //! contracts to FMA), and sine and cosine come from `libm`: results are the same bits on every machine.
 
-use super::Plaintext;
-use crate::rlwe::check_scale;
+use crate::rlwe::{Plaintext, check_scale};
 use crate::{FheError, Parameters};
 use num_complex::Complex64;
 use std::f64::consts::PI;

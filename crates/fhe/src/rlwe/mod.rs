@@ -10,12 +10,14 @@ pub use switch::{Digits, KeySwitcher, Switch};
 pub(crate) use switch::{common_shape, needed_key};
 
 use crate::{FheError, Parameters};
+use std::borrow::Cow;
 use subrosa_ring::RnsPoly;
 
 /// Highest degree of a ciphertext.
 pub const MAX_DEGREE: usize = 4;
 
-/// Components in NTT form over the primes of `level`; the phase `sum_k c_k s^k` is the message, times `scale`, plus noise.
+/// Components in NTT form over the primes of `level`; the phase `sum_k c_k s^k` is, in CKKS, the message, times `scale`, plus noise; in
+/// BGV it is that of [`crate::bgv`], and `scale` a number modulo the plaintext modulus.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ciphertext {
     /// `c_0 .. c_degree`, all at one level.
@@ -47,7 +49,41 @@ impl Ciphertext {
         for component in &self.components {
             check_poly("ciphertext", component, self.level(), parameters)?;
         }
-        check_scale("ciphertext", self.scale)
+        parameters.check_scale("ciphertext", self.scale)
+    }
+}
+
+/// An encoded message.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plaintext {
+    /// NTT form over the primes of `level`.
+    pub poly: RnsPoly,
+    /// What the message was multiplied by.
+    pub scale: f64,
+    /// The level, which says what primes the limbs belong to.
+    pub level: usize,
+}
+
+impl Plaintext {
+    /// The level.
+    pub fn level(&self) -> usize {
+        self.level
+    }
+
+    /// Checks that it belongs to the ring.
+    pub fn check(&self, parameters: &Parameters) -> Result<(), FheError> {
+        parameters.check_scale("plaintext", self.scale)?;
+        check_poly("plaintext", &self.poly, self.level, parameters)
+    }
+
+    /// The polynomial as a ciphertext carries it: as it is in CKKS, divided by t modulo Q in BGV.
+    pub fn carried(&self, parameters: &Parameters) -> Result<Cow<'_, RnsPoly>, FheError> {
+        self.check(parameters)?;
+        let Some(plain) = parameters.plain() else { return Ok(Cow::Borrowed(&self.poly)) };
+        let mut poly = self.poly.clone();
+        let limbs = parameters.level_limbs(self.level);
+        parameters.ring_of(self.level)?.mul_scalars_assign(&mut poly, &plain.inverses(limbs));
+        Ok(Cow::Owned(poly))
     }
 }
 

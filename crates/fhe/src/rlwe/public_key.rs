@@ -1,7 +1,7 @@
 //! Public-key encryption (Lyubashevsky-Peikert-Regev): the edge encrypts its inputs without any secret.
 
-use super::check_poly;
-use crate::{FheError, Parameters};
+use super::{Plaintext, check_poly};
+use crate::{Ciphertext, FheError, Parameters};
 use rand_core::CryptoRng;
 use subrosa_ring::{RnsPoly, sampler, wipe_scratch};
 use zeroize::Zeroize;
@@ -38,14 +38,25 @@ impl PublicKey {
         &self.seed
     }
 
-    /// Encrypts any polynomial (NTT form) at `level`, whose primes the key must have: `(b u + k e_0 + m, a u + k e_1)` with fresh ternary `u`, Gaussian `e_0`, `e_1` and
-    /// `k = error_multiplier`: 1 for CKKS, the plaintext modulus for an exact scheme.
+    /// Encrypts a plaintext at the plaintext's level, whose primes the key must have. `rng` must be cryptographic and freshly seeded by the system.
+    pub fn encrypt<R: CryptoRng>(
+        &self,
+        parameters: &Parameters,
+        plaintext: &Plaintext,
+        rng: &mut R,
+    ) -> Result<Ciphertext, FheError> {
+        let message = plaintext.carried(parameters)?;
+        let components = self.encrypt_polynomial(parameters, &message, plaintext.level, rng)?;
+        Ok(Ciphertext { components: components.into(), scale: plaintext.scale, level: plaintext.level })
+    }
+
+    /// Encrypts any polynomial (NTT form) at `level`, whose primes the key must have: `(b u + e_0 + m, a u + e_1)` with fresh ternary
+    /// `u`, Gaussian `e_0`, `e_1`.
     pub fn encrypt_polynomial<R: CryptoRng>(
         &self,
         parameters: &Parameters,
         message: &RnsPoly,
         level: usize,
-        error_multiplier: u64,
         rng: &mut R,
     ) -> Result<[RnsPoly; 2], FheError> {
         check_poly("plaintext", message, level, parameters)?;
@@ -56,18 +67,14 @@ impl PublicKey {
         let places = parameters.limbs_within(level, self.level);
         let places = places.ok_or(FheError::Primes { operation, from: self.level, to: level })?;
         let (ring, limbs) = (parameters.ring_of(level)?, places.len());
-        let multiplier: Vec<u64> = (0..limbs).map(|i| ring.modulus(i).reduce(error_multiplier)).collect();
-        let sample = |signed: &[i64], scaled: bool| {
+        let sample = |signed: &[i64]| {
             let mut poly = ring.from_signed(signed, limbs);
-            if scaled && error_multiplier != 1 {
-                ring.mul_scalars_assign(&mut poly, &multiplier);
-            }
             ring.forward(&mut poly);
             poly
         };
-        let mut u = sample(&sampler::ternary(parameters.n(), rng), false);
-        let mut c0 = sample(&sampler::gaussian(parameters.n(), rng), true);
-        let mut c1 = sample(&sampler::gaussian(parameters.n(), rng), true);
+        let mut u = sample(&sampler::ternary(parameters.n(), rng));
+        let mut c0 = sample(&sampler::gaussian(parameters.n(), rng));
+        let mut c1 = sample(&sampler::gaussian(parameters.n(), rng));
         ring.add_assign(&mut c0, message);
         for (i, place) in places.into_iter().enumerate() {
             ring.table(i).mul_add_assign(c0.limb_mut(i), u.limb(i), self.body.limb(place));

@@ -240,7 +240,7 @@ impl KeySwitcher {
     }
 
     /// From `level` to any lower level of a polynomial in NTT form: round(c A poly / D) with D the product of the primes that only `level` has,
-    /// A that of those that only `lower` has, and `c` the integer nearest to D/A; also returns c A/D, by which the message grows.
+    /// A that of those that only `lower` has, and `c` the integer nearest to D/A; also returns the scale c A/D, by which the message grows.
     pub(crate) fn divide_to(&self, poly: &RnsPoly, level: usize, lower: usize) -> Result<(RnsPoly, f64), FheError> {
         check_poly("polynomial to divide", poly, level, &self.parameters)?;
         let (from, to) = (self.parameters.ring_of(level)?, self.parameters.ring_of(lower)?);
@@ -268,7 +268,17 @@ impl KeySwitcher {
         };
         let mut scaled = poly.clone();
         from.mul_scalars_assign(&mut scaled, &(0..from.limbs()).map(residue).collect::<Vec<_>>());
-        Ok((ModDown::with_added(from, &dropped, to)?.apply(&scaled), factor / ratio))
+        let growth = match self.parameters.plain() {
+            None => factor / ratio,
+            Some(plain) => {
+                let added = (0..to.limbs()).map(|j| to.modulus(j)).filter(|p| from.position(p).is_none());
+                let t = plain.modulus();
+                let c = t.mul(t.reduce(mantissa as u64), t.pow(t.reduce(2), exponent));
+                let divided = plain.product(dropped.iter().map(|&i| from.modulus(i).value()));
+                plain.quotient(t.mul(c, plain.product(added.map(|p| p.value()))), divided) as f64
+            }
+        };
+        Ok((ModDown::with_added(from, &dropped, to)?.apply(&scaled), growth))
     }
 
     fn extension(&self, level: usize, specials: usize) -> Result<Arc<Extension>, FheError> {

@@ -1,6 +1,6 @@
 //! The backend as a process, and its owner.
 
-use super::common::wait_for;
+use super::common::{wait_at_most, wait_for};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -49,7 +49,8 @@ pub struct Backend {
     pub url: String,
     pub certificate: String,
     token: String,
-    client: reqwest::blocking::Client,
+    /// Once the certificate is known.
+    client: Option<reqwest::blocking::Client>,
     child: Option<Child>,
 }
 
@@ -67,6 +68,7 @@ impl Backend {
             name: "digits",
             scope: "last".parse().unwrap(),
             encrypted_input: false,
+            plain_weights: false,
             substitutions: Default::default(),
             preprocess: Some("scale=1/255".parse().unwrap()),
             calibrate: Some(&digits(64)),
@@ -76,6 +78,9 @@ impl Backend {
             classes: None,
             memory_limit: None,
             costs: None,
+            plain_weights: false,
+            scheme: Default::default(),
+            fixed_point: None,
         };
         let model = owner.protect(&request, &vault, &Silent).unwrap().id;
         let bundle = place.join("digits.srb");
@@ -88,7 +93,7 @@ impl Backend {
             url: "https://127.0.0.1:0".into(),
             certificate: String::new(),
             token: String::new(),
-            client: reqwest::blocking::Client::new(),
+            client: None,
             child: None,
         };
         backend.restart();
@@ -121,7 +126,7 @@ impl Backend {
         let ready: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}{}", self.log()));
         self.url = format!("https://{}", ready["address"].as_str().unwrap());
         self.certificate = fs::read_to_string(ready["certificate"].as_str().unwrap()).unwrap();
-        self.client = client(&self.certificate);
+        self.client = Some(client(&self.certificate));
     }
 
     pub fn log(&self) -> String {
@@ -129,12 +134,18 @@ impl Backend {
     }
 
     pub fn get(&self, path: &str) -> Option<Value> {
-        let request = self.client.get(format!("{}/api/v1{path}", self.url)).bearer_auth(&self.token);
+        let request = self.client.as_ref()?.get(format!("{}/api/v1{path}", self.url)).bearer_auth(&self.token);
         request.send().ok()?.error_for_status().ok()?.json().ok()
     }
 
     pub fn post(&self, path: &str, body: Value) -> Value {
-        let request = self.client.post(format!("{}/api/v1{path}", self.url)).bearer_auth(&self.token).json(&body);
+        let request = self
+            .client
+            .as_ref()
+            .unwrap()
+            .post(format!("{}/api/v1{path}", self.url))
+            .bearer_auth(&self.token)
+            .json(&body);
         let answer = request.send().unwrap();
         assert!(answer.status().is_success(), "{path}: {}", answer.text().unwrap());
         answer.json().unwrap()
@@ -159,7 +170,8 @@ impl Backend {
     /// Waits until so many results are decided: label of the sample and class.
     pub fn decided(&self, count: usize) -> Vec<(String, u64)> {
         let mut results = Vec::new();
-        wait_for(&format!("{count} decided results"), || {
+        // What a killed process had begun to decrypt is another's only when its lease has run out.
+        wait_at_most(200, &format!("{count} decided results"), || {
             results = self.results();
             results.len() >= count && results.iter().all(|r| r["state"] != "stored")
         });

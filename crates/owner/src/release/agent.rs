@@ -8,7 +8,7 @@ use crate::decryption::{Decryptor, best};
 use crate::error::OwnerError;
 use crate::{Origin, Owner, Prediction, Reveal};
 use serde::Serialize;
-use subrosa_fhe::Parameters;
+use subrosa_fhe::{Ciphertext, Parameters};
 use subrosa_fleet::SignedResult;
 use subrosa_program::OutputSpec;
 use subrosa_program::container::Signer;
@@ -59,6 +59,9 @@ pub struct Released {
     /// Whether the two best outputs are nearer each other than those of 19 in 20 calibration samples: for [`LabelCounts`], not for
     /// anybody outside.
     pub near: bool,
+    /// The noise budget that was left, of exact integers: for the owner.
+    #[serde(skip)]
+    pub budget_bits: Option<f64>,
 }
 
 impl Released {
@@ -83,11 +86,15 @@ impl ReleaseAgent {
         Ok(Self {
             id: record.id.to_string(),
             version: record.version,
-            structure: Structure::new(&stored, decryptor.secret(), permitted / stored.program.output.factor)?,
+            structure: match decryptor.integers {
+                // Their checks are the noise budget and the proven bound.
+                Some(_) => None,
+                None => Structure::new(&stored, decryptor.secret(), permitted / stored.program.output.factor)?,
+            },
             permitted,
             decryptor,
             remaining_budget_bits: stored.program.remaining_budget_bits(),
-            output: stored.program.output,
+            output: stored.program.results(),
             max_abs_error: report.forecast.max_abs_error,
             largest_output: report.calibration.largest_output,
             near_margin: report.calibration.near_margin.max(report.forecast.max_abs_error),
@@ -199,13 +206,13 @@ impl ReleaseAgent {
     pub fn examine_unsigned(&self, payload: &[u8], policy: &ReleasePolicy) -> Result<Released, Refusal> {
         let flooding = self.check_policy(policy)?;
         let ciphertexts = read_inference(self.parameters(), &self.output, payload).map_err(Refusal::Form)?;
-        let coefficients = self.decryptor.coefficients(&ciphertexts).map_err(internal)?;
-        let (deviation, permitted) = (self.deviation_of(&coefficients)?, self.permitted);
-        // What is not a number is refused too.
-        if deviation.is_nan() || deviation > permitted {
-            return Err(Refusal::Slots { deviation, permitted });
-        }
-        let mut linear = self.decryptor.linear(&coefficients).map_err(internal)?;
+        let (mut linear, budget_bits) = match &self.decryptor.integers {
+            Some(reader) => {
+                let read = reader.read(&ciphertexts).map_err(internal)?;
+                (reader.outputs(&read.integers), Some(read.budget))
+            }
+            None => (self.approximate(&ciphertexts)?, None),
+        };
         if !linear.iter().all(|v| v.abs() <= self.output.max_abs) {
             return Err(Refusal::Range { max_abs: self.output.max_abs });
         }
@@ -221,11 +228,25 @@ impl ReleaseAgent {
             Reveal::Scores => Some(best(&scores, scores.len())),
         };
         let scores = (policy.reveal == Reveal::Scores).then_some(scores);
-        Ok(Released { label, name, top, scores, flooded: flooding, near })
+        Ok(Released { label, name, top, scores, flooded: flooding, near, budget_bits })
+    }
+
+    /// The linear outputs of CKKS, if the rest of the ciphertexts is what an evaluation leaves.
+    fn approximate(&self, ciphertexts: &[Ciphertext]) -> Result<Vec<f64>, Refusal> {
+        let coefficients = self.decryptor.coefficients(ciphertexts).map_err(internal)?;
+        let (deviation, permitted) = (self.deviation_of(&coefficients)?, self.permitted);
+        // What is not a number is refused too.
+        if deviation.is_nan() || deviation > permitted {
+            return Err(Refusal::Slots { deviation, permitted });
+        }
+        self.decryptor.linear(&coefficients).map_err(internal)
     }
 }
 
 /// What the engine does not take.
 fn internal(error: OwnerError) -> Refusal {
-    Refusal::Form(error.to_string())
+    match error {
+        OwnerError::Dishonest(what) => what.into(),
+        error => Refusal::Form(error.to_string()),
+    }
 }

@@ -115,6 +115,8 @@ impl Owner {
         ))?;
 
         let count = examined.len();
+        let budgets = examined.iter().filter_map(|e| e.outcome.as_ref().ok()?.budget_bits);
+        let measured = budgets.reduce(f64::min);
         let (mut predictions, mut refused): (Vec<Prediction>, Vec<Refused>) = (Vec::new(), Vec::new());
         for (index, Examined { origin, outcome }) in examined.into_iter().enumerate() {
             match outcome {
@@ -136,7 +138,7 @@ impl Owner {
             examined_today: ledger.model_today(&model),
             limit_today: request.policy.budget.per_model_per_day,
             alarms: alarms.iter().map(|(device, alarm)| format!("device '{device}': {alarm}")).collect(),
-            remaining_budget_bits: agent.remaining_budget_bits(),
+            remaining_budget_bits: measured.unwrap_or_else(|| agent.remaining_budget_bits()),
             seconds: start.elapsed().as_secs_f64(),
         })
     }

@@ -61,6 +61,9 @@ pub enum Refusal {
         /// Largest absolute output that is declared.
         max_abs: f64,
     },
+    /// Exact integers with less noise budget than an honest evaluation leaves, or beyond what is proven of honest ones.
+    #[error(transparent)]
+    Integers(#[from] crate::exact::Dishonest),
     /// A limit is reached.
     #[error("{what}: the limit is {limit}; wait, or raise the budget if this is what you want")]
     Budget {
@@ -94,6 +97,7 @@ impl Refusal {
             Self::Form(_) => "form",
             Self::Slots { .. } => "slots",
             Self::Range { .. } => "range",
+            Self::Integers(_) => "integers",
             Self::Budget { .. } => "budget",
             Self::Suspended { .. } => "suspended",
             Self::Policy(_) => "policy",
@@ -103,13 +107,13 @@ impl Refusal {
     /// Whether it is the device's own doing (nobody else can sign it), and no honest device's: such refusals count for
     /// [`super::Budget::violations_per_device`].
     pub fn is_violation(&self) -> bool {
-        matches!(self, Self::Form(_) | Self::Slots { .. })
+        matches!(self, Self::Form(_) | Self::Slots { .. } | Self::Integers(_))
     }
 
     /// What a device may be told: nothing that was found out by decrypting.
     pub fn for_device(&self) -> &'static str {
         match self {
-            Self::Slots { .. } | Self::Range { .. } | Self::Policy(_) => "stored",
+            Self::Slots { .. } | Self::Range { .. } | Self::Integers(_) | Self::Policy(_) => "stored",
             Self::Form(_) => "not of the form this network ends in",
             Self::Signature { .. } => "not signed by this device",
             Self::Unknown { .. } => "not enrolled",

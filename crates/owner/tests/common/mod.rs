@@ -101,6 +101,8 @@ impl Home {
             classes: None,
             memory_limit: None,
             costs: None,
+            scheme: Default::default(),
+            fixed_point: None,
         };
         let report = self.owner.protect(&request, &self.vault, &Silent).unwrap();
         let verify = VerifyRequest { id: &report.id, data: &f.data, threads: 1 };

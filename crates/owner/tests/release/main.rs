@@ -58,6 +58,8 @@ impl Deployed {
             classes: None,
             memory_limit: None,
             costs: None,
+            scheme: Default::default(),
+            fixed_point: None,
         };
         let report = home.owner.protect(&request, &home.vault, &Silent).unwrap();
         let dir = tempfile::tempdir().unwrap();

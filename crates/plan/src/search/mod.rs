@@ -71,6 +71,9 @@ pub enum PlanError {
         /// The least that was found.
         smallest: u64,
     },
+    /// A chain that cannot be planned in integers.
+    #[error(transparent)]
+    Exact(#[from] crate::exact::ExactError),
     /// A whole network that cannot be planned.
     #[error(transparent)]
     Whole(#[from] crate::whole::WholeError),

@@ -205,7 +205,8 @@ pub(crate) fn draft(
         Some(levels) => parameters.with_levels(levels.clone()),
         None => parameters,
     };
-    let program = Program { parameters, keys: Vec::new(), input: input?, constants: groups, steps, output };
+    let program =
+        Program { parameters, keys: Vec::new(), input: input?, constants: groups, steps, output, integers: None };
     Some(Draft { program, constants, sets, primes })
 }
 

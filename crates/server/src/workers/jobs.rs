@@ -254,6 +254,8 @@ fn protect_now(app: &App, wanted: &Protect, files: &[std::path::PathBuf], shown:
         classes: wanted.classes.clone(),
         memory_limit: wanted.memory_limit,
         costs: None,
+        scheme: Default::default(),
+        fixed_point: None,
     };
     shown.begin("planning", 1);
     let report = app.owner.protect(&request, &app.vault, shown).map_err(|error| match ApiError::from(error) {

@@ -56,6 +56,8 @@ pub fn protect(home: &Path, name: &str) -> String {
         classes: None,
         memory_limit: None,
         costs: None,
+        scheme: Default::default(),
+        fixed_point: None,
     };
     owner.protect(&request, &vault, &Silent).unwrap().id
 }

@@ -20,7 +20,7 @@ use rand_chacha::ChaCha20Rng;
 use report::{AnyRow, PaperReport, PlainReference, Row};
 use serde_json::Value;
 use std::path::Path;
-use subrosa_fhe::SecurityLevel;
+use subrosa_fhe::{Scheme, SecurityLevel};
 use subrosa_input::Samples;
 use subrosa_network::{ActivationKind, Network, Polynomial, Scope, Substitutions};
 use subrosa_plain::PlainNetwork;
@@ -39,6 +39,7 @@ pub(super) struct Experiment {
     setting: PaperSetting,
     encrypted_input: bool,
     security: SecurityLevel,
+    scheme: Scheme,
 }
 
 pub(super) fn paper(terminal: &mut Terminal, wanted: &PaperFlags) -> Result<(), Failure> {
@@ -54,7 +55,8 @@ pub(super) fn paper(terminal: &mut Terminal, wanted: &PaperFlags) -> Result<(), 
         // Told now, not after minutes of measuring.
         return Err(Failure::usage(format!("there is no directory {} for the chart: make it first", parent.display())));
     }
-    let archive = Archive::find(wanted.archive, "paper")?;
+    let name = if wanted.scheme == Scheme::Bgv { "paper-bgv" } else { "paper" };
+    let archive = Archive::find(wanted.archive, name)?;
     let kernel = kernel()?;
     let threads = terminal.flags().threads();
     let conditions = Conditions::now(kernel, threads)?;
@@ -74,7 +76,7 @@ pub(super) fn paper(terminal: &mut Terminal, wanted: &PaperFlags) -> Result<(), 
             let expected = expected(&place, setting, &samples, threads)?;
             for &security in &wanted.security {
                 for encrypted_input in [false, true] {
-                    let experiment = Experiment { network, setting, encrypted_input, security };
+                    let experiment = Experiment { network, setting, encrypted_input, security, scheme: wanted.scheme };
                     let mut done = Vec::with_capacity(runs);
                     for _ in 0..runs {
                         done.push(place.run(&experiment)?);

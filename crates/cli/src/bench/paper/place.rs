@@ -40,7 +40,8 @@ impl Place {
         let security = experiment.security.bits().to_string();
         let input = if experiment.encrypted_input { "encrypted" } else { "plain" };
         let mut protect = vec![network.as_str(), "--calibrate", &calibration];
-        protect.extend(["--security", &security, "--input", input]);
+        let scheme = experiment.scheme.to_string();
+        protect.extend(["--security", &security, "--input", input, "--scheme", &scheme]);
         protect.extend(flags(experiment.setting));
         Steps { home: home.path(), threads: self.threads }.run(&protect, &self.samples())
     }

@@ -84,6 +84,8 @@ pub(super) struct Row {
     pub encrypted_input: bool,
     setting: String,
     pub security_bits: u32,
+    /// "ckks" or "bgv".
+    scheme: String,
     threads: usize,
     kernel: String,
     runs: usize,
@@ -180,7 +182,7 @@ impl Row {
         max_abs_error: f64,
         conditions: &Conditions,
     ) -> Result<Self, Failure> {
-        let Experiment { network, setting, encrypted_input, security } = *experiment;
+        let Experiment { network, setting, encrypted_input, security, scheme } = *experiment;
         let Some(Run { protected, deployed, inferred, decrypted, .. }) = runs.first() else {
             return Err(Failure::failed("the experiment ran not once"));
         };
@@ -217,6 +219,7 @@ impl Row {
             encrypted_input,
             setting: format!("{}, {} input", name(network, setting), input(encrypted_input)),
             security_bits: security.bits(),
+            scheme: scheme.to_string(),
             threads: conditions.threads,
             kernel: conditions.kernel.clone(),
             runs: runs.len(),

@@ -1,6 +1,6 @@
 //! Operations that switch keys: relinearization, rotations, folds and sums of rotated ciphertexts.
 
-use super::evaluator::{Evaluator, check_level, check_same_scale};
+use super::{Evaluator, check_level};
 use crate::parameters::KeyShape;
 use crate::rlwe::{Switch, common_shape, needed_key};
 use crate::{Ciphertext, Digits, EvaluationKeys, FheError, KeyId, PreparedKey};
@@ -26,13 +26,18 @@ impl Evaluator {
         keys: &EvaluationKeys,
         rescale: bool,
     ) -> Result<Ciphertext, FheError> {
-        let ([a0, a1], [b0, b1]) = (a.components.as_slice(), b.components.as_slice()) else {
+        let ([a0, a1], [_, _]) = (a.components.as_slice(), b.components.as_slice()) else {
             return self.relinearize(&self.mul(a, b)?, keys, rescale);
         };
         a.check(&self.parameters)?;
         b.check(&self.parameters)?;
         check_level("multiply", a.level(), b.level())?;
-        let (level, scale) = (a.level(), a.scale * b.scale);
+        let b = self.factor(b)?;
+        let (b0, b1) = match b.components.as_slice() {
+            [b0, b1] => (b0, b1),
+            _ => return Err(FheError::Empty { operation: "multiply" }),
+        };
+        let (level, scale) = (a.level(), self.parameters.scale_of_product(a.scale, b.scale));
         let key = keys.get_for(KeyId::new(Galois::IDENTITY, 2), level)?;
         let mut square = self.parameters.ring_dots(level, &[vec![(a1, b1)]])?;
         let square = square.pop().ok_or(FheError::Empty { operation: "multiply" })?;
@@ -100,7 +105,7 @@ impl Evaluator {
             a.check(&self.parameters)?;
             self.check_galois(*galois)?;
             check_level(operation, level, a.level())?;
-            check_same_scale(operation, scale, a.scale)?;
+            self.parameters.check_same_scale(operation, scale, a.scale)?;
             for id in (1..=a.degree()).filter_map(|power| needed_key(*galois, power)) {
                 used.push(keys.get_for(id, level)?);
             }

@@ -1,19 +1,22 @@
-//! Arithmetic on ciphertexts. Operations that need keys are in `rotation.rs`.
+//! Arithmetic on ciphertexts of either scheme. Operations that need keys are in `rotation.rs`.
+//!
+//! The schemes differ in how scales are computed with (`scale.rs`) and in two places here: BGV's ciphertexts are carried divided by t
+//! (see [`crate::bgv`]), so products of two ciphertexts are multiplied by t, and plaintexts that are added are divided by it.
 
-use super::Plaintext;
-use crate::rlwe::{KeySwitcher, MAX_DEGREE, check_poly, check_scale};
+mod rotation;
+
+use crate::rlwe::{KeySwitcher, MAX_DEGREE, Plaintext};
 use crate::{Ciphertext, FheError, Parameters};
+use std::borrow::Cow;
 use subrosa_ring::RnsPoly;
 
 /// Most products that one lazy sum of the ring layer takes.
 const MAX_LAZY_PRODUCTS: usize = 1024;
-/// Relative difference up to which two scales count as equal.
-pub const SCALE_TOLERANCE: f64 = 1e-9;
 
 /// Computes on ciphertexts; shareable between threads. Every operation checks rings, levels, degrees and scales.
 pub struct Evaluator {
-    pub(super) parameters: Parameters,
-    pub(super) switcher: KeySwitcher,
+    parameters: Parameters,
+    switcher: KeySwitcher,
 }
 
 impl Evaluator {
@@ -61,9 +64,9 @@ impl Evaluator {
     pub fn add_plain_assign(&self, a: &mut Ciphertext, plaintext: &Plaintext) -> Result<(), FheError> {
         a.check(&self.parameters)?;
         self.check_plain("add plaintext", a.level(), plaintext)?;
-        check_same_scale("add plaintext", a.scale, plaintext.scale)?;
+        self.parameters.check_same_scale("add plaintext", a.scale, plaintext.scale)?;
         if let Some(c0) = a.components.first_mut() {
-            self.parameters.ring_of(plaintext.level)?.add_assign(c0, &plaintext.poly);
+            self.parameters.ring_of(plaintext.level)?.add_assign(c0, plaintext.carried(&self.parameters)?.as_ref());
         }
         Ok(())
     }
@@ -95,12 +98,13 @@ impl Evaluator {
     pub fn dot_plain(&self, terms: &[(&Ciphertext, &Plaintext)]) -> Result<Ciphertext, FheError> {
         let operation = "sum of products with plaintexts";
         let (first, first_plain) = terms.first().ok_or(FheError::Empty { operation })?;
-        let (level, scale) = (first.level(), first.scale * first_plain.scale);
+        let scale_of = |a: &Ciphertext, p: &Plaintext| self.parameters.scale_of_product(a.scale, p.scale);
+        let (level, scale) = (first.level(), scale_of(first, first_plain));
         for (a, plaintext) in terms {
             a.check(&self.parameters)?;
             check_level(operation, level, a.level())?;
             self.check_plain(operation, level, plaintext)?;
-            check_same_scale(operation, scale, a.scale * plaintext.scale)?;
+            self.parameters.check_same_scale(operation, scale, scale_of(a, plaintext))?;
         }
         let degree = terms.iter().map(|(a, _)| a.degree()).max().unwrap_or(0);
         let pairs = |k| terms.iter().filter_map(|(a, p)| Some((a.components.get::<usize>(k)?, &p.poly))).collect();
@@ -113,13 +117,14 @@ impl Evaluator {
     pub fn dot(&self, terms: &[(&Ciphertext, &Ciphertext)]) -> Result<Ciphertext, FheError> {
         let operation = "sum of products";
         let (first_a, first_b) = terms.first().ok_or(FheError::Empty { operation })?;
-        let (level, scale) = (first_a.level(), first_a.scale * first_b.scale);
+        let scale_of = |a: &Ciphertext, b: &Ciphertext| self.parameters.scale_of_product(a.scale, b.scale);
+        let (level, scale) = (first_a.level(), scale_of(first_a, first_b));
         for (a, b) in terms {
             a.check(&self.parameters)?;
             b.check(&self.parameters)?;
             check_level(operation, level, a.level())?;
             check_level(operation, level, b.level())?;
-            check_same_scale(operation, scale, a.scale * b.scale)?;
+            self.parameters.check_same_scale(operation, scale, scale_of(a, b))?;
         }
         let degree = terms.iter().map(|(a, b)| a.degree() + b.degree()).max().unwrap_or(0);
         if degree > MAX_DEGREE {
@@ -134,8 +139,46 @@ impl Evaluator {
                 }
             }
         }
-        let components = self.parameters.ring_dots(level, &pairs)?;
+        let mut components = self.parameters.ring_dots(level, &pairs)?;
+        self.times_t(level, &mut components)?;
         Ok(Ciphertext { components, scale, level })
+    }
+
+    /// What an operand of a product becomes so that the product of ciphertexts is carried as a ciphertext: t times it in BGV, itself in
+    /// CKKS. Products that are summed elsewhere ([`subrosa_ring::WeightStream`]) take one of their operands so.
+    pub fn factor<'a>(&self, a: &'a Ciphertext) -> Result<Cow<'a, Ciphertext>, FheError> {
+        if self.parameters.plain().is_none() {
+            return Ok(Cow::Borrowed(a));
+        }
+        let mut a = a.clone();
+        self.times_t(a.level, &mut a.components)?;
+        Ok(Cow::Owned(a))
+    }
+
+    /// Multiplies by t in BGV.
+    fn times_t(&self, level: usize, components: &mut [RnsPoly]) -> Result<(), FheError> {
+        let Some(plain) = self.parameters.plain() else { return Ok(()) };
+        let ring = self.parameters.ring_of(level)?;
+        let t = plain.residues(self.parameters.level_limbs(level));
+        components.iter_mut().for_each(|c| ring.mul_scalars_assign(c, &t));
+        Ok(())
+    }
+
+    /// `a` with another scale, of which sums need equal ones; BGV only. The message stays; it is multiplied by the quotient of the scales
+    /// modulo t, and the noise by as much.
+    pub fn to_scale(&self, a: &Ciphertext, scale: f64) -> Result<Ciphertext, FheError> {
+        a.check(&self.parameters)?;
+        self.parameters.check_scale("ciphertext", scale)?;
+        let Some(plain) = self.parameters.plain() else {
+            self.parameters.check_same_scale("change of scale", a.scale, scale)?;
+            return Ok(a.clone());
+        };
+        let factor = plain.modulus().center(plain.divide_scales(scale, a.scale) as u64);
+        let ring = self.parameters.ring_of(a.level)?;
+        let factors: Vec<u64> = (0..ring.limbs()).map(|i| ring.modulus(i).from_i64(factor)).collect();
+        let mut out = Ciphertext { scale, ..a.clone() };
+        out.components.iter_mut().for_each(|c| ring.mul_scalars_assign(c, &factors));
+        Ok(out)
     }
 
     /// `a *= X^power` (power modulo 2N). `X^(N/2)` multiplies every slot by i; multiples of N/2 cost one pass.
@@ -201,7 +244,7 @@ impl Evaluator {
         for component in &a.components {
             let (lower, growth) = self.switcher.divide_to(component, a.level, level)?;
             components.push(lower);
-            scale = a.scale * growth;
+            scale = self.parameters.scale_of_product(a.scale, growth);
         }
         Ok(Ciphertext { components, scale, level })
     }
@@ -216,28 +259,26 @@ impl Evaluator {
     }
 
     /// Level and scale after a rescale from `level`.
-    pub(super) fn rescaled(&self, level: usize, scale: f64) -> Result<(usize, f64), FheError> {
-        let factor = self.parameters.rescale_factor(level)?;
-        Ok((level.saturating_sub(1), scale / factor))
+    fn rescaled(&self, level: usize, scale: f64) -> Result<(usize, f64), FheError> {
+        Ok((level.saturating_sub(1), self.parameters.scale_after_rescale(level, scale)?))
     }
 
     fn check_sum(&self, operation: &'static str, a: &Ciphertext, b: &Ciphertext) -> Result<(), FheError> {
         a.check(&self.parameters)?;
         b.check(&self.parameters)?;
         check_level(operation, a.level(), b.level())?;
-        check_same_scale(operation, a.scale, b.scale)
+        self.parameters.check_same_scale(operation, a.scale, b.scale)
     }
 
     fn check_plain(&self, operation: &'static str, level: usize, plaintext: &Plaintext) -> Result<(), FheError> {
         check_level(operation, level, plaintext.level())?;
-        check_scale("plaintext", plaintext.scale)?;
-        check_poly("plaintext", &plaintext.poly, level, &self.parameters)
+        plaintext.check(&self.parameters)
     }
 }
 
 impl Parameters {
     /// For each list of pairs, `sum_i x_i * y_i` in NTT form at `level`. Limb by limb, so that what the sums share stays in the caches.
-    pub(super) fn ring_dots(&self, level: usize, sums: &[Vec<(&RnsPoly, &RnsPoly)>]) -> Result<Vec<RnsPoly>, FheError> {
+    fn ring_dots(&self, level: usize, sums: &[Vec<(&RnsPoly, &RnsPoly)>]) -> Result<Vec<RnsPoly>, FheError> {
         let ring = self.ring_of(level)?;
         let mut out: Vec<RnsPoly> = sums.iter().map(|_| RnsPoly::unspecified(self.n(), ring.limbs())).collect();
         for i in 0..ring.limbs() {
@@ -253,15 +294,6 @@ impl Parameters {
     }
 }
 
-pub(super) fn check_level(operation: &'static str, expected: usize, found: usize) -> Result<(), FheError> {
+fn check_level(operation: &'static str, expected: usize, found: usize) -> Result<(), FheError> {
     if expected == found { Ok(()) } else { Err(FheError::Level { operation, expected, found }) }
-}
-
-pub(super) fn check_same_scale(operation: &'static str, left: f64, right: f64) -> Result<(), FheError> {
-    // The comparison is written so that NaN fails it.
-    if (left - right).abs() <= SCALE_TOLERANCE * left.abs() {
-        Ok(())
-    } else {
-        Err(FheError::Scale { operation, left, right })
-    }
 }
