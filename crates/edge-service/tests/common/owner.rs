@@ -54,7 +54,6 @@ impl TestOwner {
             classes: None,
             memory_limit: None,
             costs: None,
-            plain_weights: false,
             scheme: Default::default(),
             fixed_point: None,
         };

@@ -78,7 +78,6 @@ impl Backend {
             classes: None,
             memory_limit: None,
             costs: None,
-            plain_weights: false,
             scheme: Default::default(),
             fixed_point: None,
         };
