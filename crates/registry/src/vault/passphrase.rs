@@ -48,7 +48,7 @@ impl Passphrase {
         }
         let line = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
         if line.is_empty() {
-            Err(bad("it is empty: choose one that is hard to guess"))
+            Err(bad("the passphrase is empty: choose one that is hard to guess"))
         } else {
             Self::new(line.to_owned())
         }
