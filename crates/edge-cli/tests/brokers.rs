@@ -5,7 +5,7 @@
 mod common;
 
 use async_nats::jetstream;
-use common::{Agent, Nats, Stub, TestOwner, samples, wait_for};
+use common::{Agent, Nats, Stub, TestOwner, samples, wait_at_most, wait_for};
 use rumqttc::{AsyncClient, Event, MqttOptions, Outgoing, Packet, QoS};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -74,7 +74,8 @@ fn workers_share_the_samples_and_a_killed_one_or_a_killed_server_loses_none() {
         let client = async_nats::connect(nats.url()).await.unwrap();
         jetstream::new(client).get_stream("work").await.unwrap()
     });
-    wait_for("the work queue to be empty", || {
+    // What a killed worker held is handed out again only after a while.
+    wait_at_most(180, "the work queue to be empty", || {
         runtime.block_on(async { stream.info().await.unwrap().state.messages == 0 })
     });
     assert_eq!((stub.stored(), stub.world().conflicts), (SAMPLES, 0));

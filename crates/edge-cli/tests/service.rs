@@ -183,7 +183,11 @@ fn killed_and_started_again_and_again_it_loses_nothing_and_doubles_nothing() {
             agent.kill();
         }
     }
+    let runs = |agent: &Agent| agent.log().matches("the agent runs").count();
+    let before = runs(&agent);
     agent.start();
+    // Everything may be stored already: an agent that has not begun to listen to signals is ended by them.
+    wait_for("the agent to run", || runs(&agent) > before);
     wait_for("all results", || fleet.stub.stored() == SAMPLES);
     wait_for("the queue to be empty", || fleet.stub.status().is_some_and(|s| s.queued == 0));
     assert_eq!(agent.terminate(), 0);
