@@ -467,14 +467,14 @@ error: empty: the passphrase is empty: choose one that is hard to guess
     refused(
         &["decrypt", "net.srr", "--passphrase-file", "missing"],
         str![[r#"
-error: cannot read the passphrase from missing: No such file or directory (os error 2)
+error: missing: cannot read the passphrase: No such file or directory (os error 2)
 
 "#]],
     );
     refused(
         &["decrypt", "net.srr", "--passphrase-file", "noise"],
         str![[r#"
-error: noise is too long for a passphrase: give the right file
+error: noise: it is too long: give the right file
 
 "#]],
     );

@@ -145,7 +145,12 @@ impl Http {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        request.send().await.unwrap()
+        // A connection that was kept may be closed by the server at this very moment: once more, on a new one.
+        let again = request.try_clone().unwrap();
+        match request.send().await {
+            Err(error) if error.is_request() => again.send().await.unwrap(),
+            answer => answer.unwrap(),
+        }
     }
 
     pub async fn enrolment_token(&self, group: &str) -> String {
