@@ -52,6 +52,7 @@ fn planned(
         security,
         max_error: 1e-3 * largest,
         memory_limit: None,
+        prefer: Prefer::Speed,
         costs: &CostModel::builtin(Kernel::Avx512Ifma),
         kernel: Kernel::Portable,
     })

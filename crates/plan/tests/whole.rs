@@ -114,6 +114,7 @@ impl Net {
             security: SecurityLevel::Bits128,
             max_error: 1e-2,
             memory_limit,
+            prefer: Prefer::Speed,
             costs: &costs,
             kernel: Kernel::Portable,
         })

@@ -6,6 +6,7 @@ mod predict;
 mod work;
 
 pub use measure::MeasureError;
+pub(crate) use predict::predict_memory;
 pub use predict::{Memory, Prediction, StepWork, predict};
 pub use work::Work;
 pub(crate) use work::{Arithmetic, KeyWork};

@@ -4,7 +4,7 @@
 //! that only the last layer reads stays at degree 2. What remains at the bottom holds the last product.
 
 use super::geometry::{Arrangement, Geometry};
-use super::map::{Baby, Column, Entry, Map, Row, Split, SplitCounts, Steps, Weights};
+use super::map::{Baby, Column, Entry, Map, Row, Split, SplitCounts, Steps, Weights, fingerprint};
 use super::stages::{Post, Stage};
 use super::{Choice, Constant, Primes, WholeTask};
 use crate::cost::{Arithmetic, KeyWork};
@@ -626,17 +626,28 @@ impl<'a> Draftsman<'a> {
             of_part.iter_mut().for_each(|of_result| of_result.sort_by_key(|t| (t.0, t.1)));
             ordered.push(of_part);
         }
+        // Without the weights: what all results that share theirs have in common.
         let full = self.full;
-        let signature = |result: usize| -> Option<Vec<(Vec<u64>, Vec<u32>)>> {
-            let of_part = |(ordered, (_, steps)): (&Vec<Vec<Ordered>>, &(Part<'_>, Vec<Steps>))| {
-                Some((ordered.get(result)?.iter().map(|t| t.0).collect(), steps.get(result)?.giants.clone()))
-            };
-            ordered.iter().zip(parts).map(of_part).collect()
+        let alike = |term: usize, result: usize| -> Option<u64> {
+            let rotations = self.geometry.maps.rotations((index, term), &parts.get(term)?.0.map);
+            Some(fingerprint([*rotations.0.likeness.get(result)?, factor(result).to_bits()]))
         };
+        let signature = |result: usize| -> Option<Vec<(Vec<u64>, Vec<u32>)>> {
+            let of_part = |(term, (ordered, (_, steps))): (usize, (&Vec<Vec<Ordered>>, &(Part<'_>, Vec<Steps>)))| {
+                let (ordered, giants) = (ordered.get(result)?, steps.get(result)?.giants.clone());
+                let weights = if full {
+                    ordered.iter().map(|t| t.0).collect()
+                } else {
+                    vec![ordered.len() as u64, alike(term, result)?]
+                };
+                Some((weights, giants))
+            };
+            ordered.iter().zip(parts).enumerate().map(of_part).collect()
+        };
+        let signatures: Vec<_> = (0..dst.len()).map(signature).collect::<Option<_>>()?;
         let mut shared: Vec<Vec<usize>> = Vec::new();
-        for result in 0..dst.len() {
-            let own = signature(result)?;
-            let equal = |s: &&mut Vec<usize>| full && s.first().and_then(|f| signature(*f)).as_ref() == Some(&own);
+        for (result, own) in signatures.iter().enumerate() {
+            let equal = |s: &&mut Vec<usize>| s.first().and_then(|f| signatures.get(*f)) == Some(own);
             match shared.iter_mut().find(equal) {
                 Some(found) => found.push(result),
                 None => shared.push(vec![result]),

@@ -6,7 +6,6 @@
 //! work: copy m takes the rotations from m P/F on, and a fold over the F copies adds them up.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use subrosa_network::SparseMatrix;
 
@@ -57,6 +56,8 @@ pub(crate) struct Rotations {
     input_period: usize,
     output_period: usize,
     of_result: Vec<Vec<bool>>,
+    /// For each result a number that those have in common whose weights are equal, whatever vectors they stand before.
+    pub likeness: Vec<u64>,
 }
 
 /// The baby and giant steps of one result.
@@ -127,7 +128,11 @@ impl Map<'_> {
     pub fn rotations(&self) -> Rotations {
         let period = self.input_period;
         let mut of_result = vec![vec![false; self.vectors * period]; self.results];
-        self.for_each(|row, column, _, _| {
+        let mut likeness = vec![0u64; self.results];
+        self.for_each(|row, column, imaginary, value| {
+            if let Some(sum) = likeness.get_mut(row.ciphertext as usize) {
+                *sum = sum.wrapping_add(fingerprint([u64::from(row.slot), u64::from(imaginary), rounded(value)]));
+            }
             let r = amount(column.slot, row.slot, period);
             if let Some(bit) =
                 of_result.get_mut(row.ciphertext as usize).and_then(|b| b.get_mut(column.vector as usize * period + r))
@@ -135,7 +140,7 @@ impl Map<'_> {
                 *bit = true;
             }
         });
-        Rotations { input_period: period, output_period: self.output_period, of_result }
+        Rotations { input_period: period, output_period: self.output_period, of_result, likeness }
     }
 
     /// The weights of every result, times its `factor`.
@@ -160,7 +165,6 @@ impl Map<'_> {
                 (giants, babies)
             })
             .collect();
-        let hasher = BuildHasherDefault::<DefaultHasher>::default();
         let factors: Vec<f64> = (0..self.results).map(factor).collect();
         type Open = Vec<(Baby, u64, Vec<Vec<Entry>>)>;
         let mut out: Vec<Open> = steps
@@ -182,9 +186,8 @@ impl Map<'_> {
                 let Some((_, hash, entries)) = out.get_mut(ciphertext).and_then(|w| w.get_mut(baby)) else {
                     continue;
                 };
-                // The last bits of a sum depend on its order.
-                let rounded = (value * factor).to_bits().wrapping_add(1 << 15) >> 16;
-                *hash = hash.wrapping_add(hasher.hash_one((g, place, imaginary, rounded)));
+                let own = [u64::from(g), place as u64, u64::from(imaginary), rounded(value * factor)];
+                *hash = hash.wrapping_add(fingerprint(own));
                 if let Some(entries) = entries.get_mut(giant) {
                     entries.push(Entry::new(place, imaginary, value * factor));
                 }
@@ -283,6 +286,21 @@ impl Rotations {
         };
         self.of_result.iter().map(steps).collect()
     }
+}
+
+/// A value without its last bits, which in a sum depend on its order.
+pub(crate) fn rounded(value: f64) -> u64 {
+    value.to_bits().wrapping_add(1 << 15) >> 16
+}
+
+/// A number that says whether some others are equal; sums of it whether sets of them are (the finisher of SplitMix64 on each).
+pub(crate) fn fingerprint<const N: usize>(parts: [u64; N]) -> u64 {
+    parts.into_iter().fold(0x9e37_79b9_7f4a_7c15, |state: u64, part| {
+        let x = (state ^ part).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    })
 }
 
 /// More copies of a result than this do not each sum everything.

@@ -77,6 +77,7 @@ fn phases_that_are_pooled_share_weights_and_their_squares_are_summed() {
         security: SecurityLevel::Bits128,
         max_error: 1e-2,
         memory_limit: None,
+        prefer: Prefer::Speed,
         costs: &costs,
         kernel: Kernel::Portable,
     };
