@@ -300,6 +300,7 @@ impl Owner {
             layers_plain,
             layers_encrypted: prepared.protected.layers(),
             outputs: prepared.network.outputs(),
+            predicted: Some(plan.predicted_times()),
         };
         let path = staging.dir().join(PROTECTED_FILE);
         let mut file = ProtectedWriter::create(&path, &manifest, program, front, &keys.public, &keys.evaluation)?;

@@ -13,6 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 use serde::{Deserialize, Serialize};
 use subrosa_fhe::{Encoder, Kernel, ParameterSpec, Parameters, Plaintext};
+use subrosa_program::bundle::PredictedTimes;
 use subrosa_program::layout::{CoefficientDot, CoefficientRows, Diagonals};
 use subrosa_program::{KeyRequirement, Program};
 
@@ -234,6 +235,13 @@ impl Plan {
             outputs.iter_mut().for_each(|y| *y += deviation * rng.sample::<f64, _>(StandardNormal));
         }
         Simulation { outputs, largest }
+    }
+
+    /// The times as a bundle carries them.
+    pub fn predicted_times(&self) -> PredictedTimes {
+        let nanoseconds = |seconds: f64| (1e9 * seconds).round() as u64;
+        let steps = self.prediction.steps.iter().map(|step| nanoseconds(step.work.seconds)).collect();
+        PredictedTimes { ntt: nanoseconds(self.costs.ntt_seconds(self.program.parameters.log_n)), steps }
     }
 
     /// Predicted time of one blind evaluation on one thread.

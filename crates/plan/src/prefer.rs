@@ -35,14 +35,6 @@ impl Prefer {
         };
         bytes as f64 * seconds.powf(FOR_TWICE_THE_SPEED.log2())
     }
-
-    /// What a byte of keys and weights counts as in seconds, where layouts are chosen; the first where memory does not count.
-    pub(crate) fn per_byte(self) -> &'static [f64] {
-        match self {
-            Self::Speed => &[0.0],
-            Self::Memory | Self::Bundle => &[0.0, 1e-10, 1e-9, 1e-7],
-        }
-    }
 }
 
 impl fmt::Display for Prefer {

@@ -109,6 +109,13 @@ impl CostModel {
         self.kernel == kernel.to_string()
     }
 
+    /// An NTT of one limb in the ring 2^log_n, measured alone.
+    pub fn ntt_seconds(&self, log_n: u32) -> f64 {
+        let index = log_n.saturating_sub(*LOG_N.start()) as usize;
+        let butterfly = self.butterfly.get(index).or(self.butterfly.last()).copied().unwrap_or(1.0);
+        1e-9 * butterfly * f64::from(log_n) * f64::from(log_n.saturating_sub(1)).exp2()
+    }
+
     /// Writes the model as JSON. Errors: the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), CostModelError> {
         let format = |source| CostModelError::Format { path: path.into(), source };

@@ -64,6 +64,7 @@ impl fmt::Display for Verdict {
 }
 
 /// A ring that is tried.
+#[derive(Clone)]
 pub(crate) struct RingContext {
     pub log_n: u32,
     pub dev: Deviations,

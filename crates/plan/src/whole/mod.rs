@@ -193,6 +193,8 @@ pub(crate) struct Choice {
     pub tolerance: f64,
     /// Seconds that a byte of memory counts as.
     pub per_byte: f64,
+    /// Whether giant steps are taken one after the other with one key, instead of all at once with a key each.
+    pub chained: bool,
 }
 
 /// What the constants of a group hold.

@@ -12,12 +12,12 @@ use crate::prefer::Prefer;
 use crate::search::{Alternative, PlanError, RingContext, Special, Verdict};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 use subrosa_fhe::{NoiseModel, Parameters};
 use subrosa_program::{KeyRequirement, Program};
 
-/// Bits of scales that candidates are compared at.
-const NOMINAL_BITS: u32 = 28;
+/// Bits of scales that candidates are compared at; fewer where these do not fit.
+const NOMINAL_BITS: [u32; 3] = [28, 24, 20];
 /// Scales of messages that are tried.
 const MESSAGE_BITS: std::ops::RangeInclusive<u32> = 20..=44;
 /// Most phases along an axis.
@@ -26,15 +26,28 @@ const MOST_PHASES: [u32; 4] = [1, 2, 4, 8];
 const SWAPPED: [u32; 3] = [50, 48, 45];
 const TOLERANCES: [f64; 2] = [1.0, 8.0];
 /// Candidates of a ring that are refined, the best first.
-const REFINED: usize = 3;
+const REFINED: usize = 24;
+/// Evaluations that are simulated to find the least scales of a ring's candidates.
+const EVALUATED: usize = 16;
+/// An error that is so much too large at some scales is too large for all candidates of a ring: they differ little in that.
+const TOO_LARGE: f64 = 1.5;
+/// Bits by which the scale of weights may be below that of messages.
+const WEIGHTS_BELOW: [u32; 3] = [2, 0, 4];
 /// A ring whose best candidate is so many times worse than the best so far is not searched, nor is any larger one.
 const HOPELESS: f64 = 1.5;
 /// Errors are taken to be this much larger than on the simulated samples.
 const SAMPLE_MARGIN: f64 = 1.5;
 
+/// What a byte of keys and weights counts as in seconds where layouts are chosen, and whether giant steps are chained.
+type Thrift = (f64, bool);
+/// Where only time counts.
+const FAST: &[Thrift] = &[(0.0, false)];
+/// Where memory counts too, or does not suffice.
+const LEAN: &[Thrift] = &[(1e-10, false), (1e-9, false), (1e-7, false), (1e-10, true), (1e-9, true), (1e-7, true)];
+
 /// A candidate at nominal scales.
 struct Priced {
-    geometry: Rc<Geometry>,
+    geometry: Arc<Geometry>,
     choice: Choice,
     prediction: Prediction,
     rank: f64,
@@ -95,6 +108,14 @@ enum Lost {
     Error(f64),
 }
 
+/// What is known of a ring's scales.
+#[derive(Default)]
+struct Seen {
+    evaluations: usize,
+    /// Errors that are far too large, by the scales of messages and weights, and the noise of keys.
+    too_large: BTreeMap<(u32, u32, u64), f64>,
+}
+
 impl Search<'_> {
     fn rank(&self, prediction: &Prediction) -> f64 {
         self.task.request.prefer.rank(prediction)
@@ -119,8 +140,10 @@ impl Search<'_> {
             bytes: None,
             verdict,
         };
-        let mut priced = self.price(&mut ring);
+        let mut priced = self.price(&ring);
         priced.sort_by(|a, b| a.rank.total_cmp(&b.rank));
+        // The same programs in other ways.
+        priced.dedup_by(|a, b| a.prediction == b.prediction);
         let Some(first) = priced.first() else {
             self.alternatives.push(refused(Verdict::Modulus, None));
             return true;
@@ -130,7 +153,7 @@ impl Search<'_> {
             return false;
         }
         // Fewer bits than nominal may suffice: what does not fit at the least scales never fits.
-        let mut tried = 0;
+        let (mut tried, mut seen) = (0, Seen::default());
         for candidate in &priced {
             let least =
                 Choice { message_bits: *MESSAGE_BITS.start(), weight_bits: *MESSAGE_BITS.start(), ..candidate.choice };
@@ -140,7 +163,7 @@ impl Search<'_> {
                 continue;
             }
             tried += 1;
-            match self.refine(&mut ring, candidate) {
+            match self.refine(&mut ring, candidate, &mut seen) {
                 Ok(found) => {
                     self.alternatives.extend(self.best.take().map(|b| b.alternative(Verdict::Slower)));
                     self.best = Some(found);
@@ -153,7 +176,7 @@ impl Search<'_> {
                     self.alternatives.push(refused(Verdict::Error, Some(error)));
                 }
             }
-            if tried == REFINED {
+            if tried == REFINED || seen.evaluations >= EVALUATED {
                 break;
             }
         }
@@ -190,58 +213,64 @@ impl Search<'_> {
     }
 
     /// Prices the geometries of a ring at nominal scales, the weights only counted.
-    fn price(&self, ring: &mut RingContext) -> Vec<Priced> {
+    fn price(&self, ring: &RingContext) -> Vec<Priced> {
         let (task, slots) = (self.task, ring.slots());
-        // Whether the rescales alone fit, whatever the geometry.
-        let nominal = Choice {
-            message_bits: NOMINAL_BITS,
-            weight_bits: NOMINAL_BITS,
+        let at = |bits: u32| Choice {
+            message_bits: bits,
+            weight_bits: bits,
             primes: Primes::Swapped(50),
             tolerance: 1.0,
             per_byte: 0.0,
+            chained: false,
         };
-        let ladder = Ladder::new(task, &nominal, ring.log_n, slots);
+        // Whether the rescales alone fit, whatever the geometry.
+        let ladder = Ladder::new(task, &at(*MESSAGE_BITS.start()), ring.log_n, slots);
         if ladder.is_none_or(|l| f64::from(l.bits.iter().sum::<u32>()) > ring.bound) {
             return Vec::new();
         }
-        let mut geometries: Vec<Rc<Geometry>> = Vec::new();
+        let mut geometries: Vec<Arc<Geometry>> = Vec::new();
         for most_phases in MOST_PHASES {
             for single in [true, false] {
                 let places = &task.request.circuit.input_places;
                 let made = Geometry::new(&task.stages, places, &task.facts, slots, most_phases, single);
-                geometries.extend(made.filter(|g| !geometries.iter().any(|known| known.is_like(g))).map(Rc::new));
+                geometries.extend(made.filter(|g| !geometries.iter().any(|known| known.is_like(g))).map(Arc::new));
             }
         }
-        // What memory counts as, in turn, until something fits.
-        let limited = task.request.memory_limit.is_some();
-        let mut turns: Vec<&[f64]> = vec![task.request.prefer.per_byte()];
-        if limited {
-            turns.push(Prefer::Memory.per_byte().split_first().map_or(&[], |(_, rest)| rest));
-        }
+        // Until something fits: the lean ones take longer.
+        let turns: &[&[Thrift]] = match (task.request.prefer, task.request.memory_limit) {
+            (Prefer::Speed, None) => &[FAST],
+            _ => &[FAST, LEAN],
+        };
         let mut out: Vec<Priced> = Vec::new();
         for turn in turns {
-            for geometry in &geometries {
-                let prefix = Special::ALL.into_iter().map(Primes::Prefix);
-                for primes in SWAPPED.into_iter().map(Primes::Swapped).chain(prefix) {
-                    for tolerance in TOLERANCES {
-                        for &per_byte in turn {
-                            let choice = Choice { primes, tolerance, per_byte, ..nominal };
-                            out.extend(self.price_one(ring, &choice, geometry));
-                        }
+            let price = |(geometry, primes): (&Arc<Geometry>, Primes)| -> Vec<Priced> {
+                let mut ring = ring.clone();
+                let mut priced = Vec::new();
+                for tolerance in TOLERANCES {
+                    for &(per_byte, chained) in *turn {
+                        let nominal = |bits: u32| Choice { primes, tolerance, per_byte, chained, ..at(bits) };
+                        let mut one = NOMINAL_BITS.into_iter().map(nominal);
+                        priced.extend(one.find_map(|choice| self.price_one(&mut ring, &choice, geometry)));
                     }
                 }
-            }
-            if out.iter().any(|p| self.fits(&p.prediction)) {
+                priced
+            };
+            let prefix = Special::ALL.into_iter().map(Primes::Prefix);
+            let kinds: Vec<Primes> = SWAPPED.into_iter().map(Primes::Swapped).chain(prefix).collect();
+            let all: Vec<(&Arc<Geometry>, Primes)> =
+                geometries.iter().flat_map(|g| kinds.iter().map(move |k| (g, *k))).collect();
+            out.par_extend(all.into_par_iter().flat_map_iter(price));
+            if task.request.prefer == Prefer::Speed && out.iter().any(|p| self.fits(&p.prediction)) {
                 break;
             }
         }
         out
     }
 
-    fn price_one(&self, ring: &mut RingContext, choice: &Choice, geometry: &Rc<Geometry>) -> Option<Priced> {
+    fn price_one(&self, ring: &mut RingContext, choice: &Choice, geometry: &Arc<Geometry>) -> Option<Priced> {
         let (_, prediction) = sketch(self.task, ring, choice, geometry, false)?;
         let rank = self.rank(&prediction);
-        Some(Priced { geometry: Rc::clone(geometry), choice: *choice, prediction, rank })
+        Some(Priced { geometry: Arc::clone(geometry), choice: *choice, prediction, rank })
     }
 
     /// Remembers a candidate that does not fit into the memory, if it is the smallest.
@@ -254,15 +283,11 @@ impl Search<'_> {
     }
 
     /// The candidate at the least scales that are precise enough, if it is better than the best.
-    fn refine(&mut self, ring: &mut RingContext, priced: &Priced) -> Result<Candidate, Lost> {
+    fn refine(&mut self, ring: &mut RingContext, priced: &Priced, seen: &mut Seen) -> Result<Candidate, Lost> {
         let mut best: Option<Candidate> = None;
         let mut lost = Lost::Modulus;
-        let mut start = NOMINAL_BITS;
-        let below: &[u32] = match self.task.request.prefer {
-            Prefer::Speed => &[2, 0],
-            Prefer::Memory | Prefer::Bundle => &[2, 0, 4],
-        };
-        for below in below {
+        let mut start = priced.choice.message_bits;
+        for below in WEIGHTS_BELOW {
             let at = |bits: u32| Choice { message_bits: bits, weight_bits: bits - below, ..priced.choice };
             let bound = best.as_ref().map_or(self.best_rank(), |b| self.rank(&b.prediction));
             // Bits at which it is not worth a look, since it is too large or no better; more bits only make it worse.
@@ -286,15 +311,26 @@ impl Search<'_> {
                     bits -= 1;
                     continue;
                 }
-                let Some((draft, prediction)) = sketch(self.task, ring, &at(bits), &priced.geometry, true) else {
-                    break;
+                let scales = (bits, below, priced.choice.tolerance.to_bits());
+                let (made, error) = match seen.too_large.get(&scales) {
+                    Some(error) => (None, *error),
+                    None => {
+                        seen.evaluations += 1;
+                        let made = sketch(self.task, ring, &at(bits), &priced.geometry, true);
+                        let Some(error) = made.as_ref().and_then(|(draft, _)| forecast(self.task, draft)) else {
+                            break;
+                        };
+                        (made, error)
+                    }
                 };
-                let Some(error) = forecast(self.task, &draft) else { break };
+                if error > TOO_LARGE * self.task.request.max_error {
+                    seen.too_large.insert(scales, error);
+                }
                 let enough = error <= self.task.request.max_error;
                 known.insert(bits, enough);
                 // Every bit of scale halves the error.
                 let missing = (error / self.task.request.max_error).log2();
-                if enough {
+                if let (true, Some((draft, prediction))) = (enough, made) {
                     let name = priced.geometry.name.clone();
                     let found = Candidate { draft, error, prediction, log_n: ring.log_n, name };
                     if self.fits(&found.prediction)

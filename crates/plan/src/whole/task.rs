@@ -51,7 +51,7 @@ impl MapCache {
         (stage, term): (usize, usize),
         map: &Map<'_>,
         split: Split,
-        factor: &dyn Fn(usize) -> f64,
+        factor: &(dyn Fn(usize) -> f64 + Sync),
     ) -> Arc<Vec<Weights>> {
         let mut cache = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = cache.get(&(stage, term, split)) {
