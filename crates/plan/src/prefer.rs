@@ -6,7 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// A plan that is twice as fast may take so much more of what is preferred.
-const FOR_TWICE_THE_SPEED: f64 = 1.05;
+const FOR_TWICE_THE_SPEED: f64 = 1.1;
 
 /// What the planner looks for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -693,7 +693,7 @@ impl<'a> Draftsman<'a> {
                 self.chained(name, factors, &giants, level, own);
                 continue;
             }
-            let mut products: Vec<Product> = factors.into_iter().map(|f| self.product(name, f, level)).collect();
+            let mut products: Vec<Product> = factors.into_iter().map(|f| self.weighted(name, f, level)).collect();
             if plain {
                 let product = products.pop()?;
                 self.steps.push(Step::LinearPlain {
@@ -710,7 +710,7 @@ impl<'a> Draftsman<'a> {
     }
 
     /// A product with its own group of weights.
-    fn product(&mut self, name: &str, factor: Factor, level: usize) -> Product {
+    fn weighted(&mut self, name: &str, factor: Factor, level: usize) -> Product {
         let Factor { inputs, terms, giants, by_giant, scale, period } = factor;
         let entries = || Constant::Slots { entries: by_giant.into_iter().flatten().collect(), period };
         let weights = self.group(format!("weights of '{name}'"), giants.len() * terms, level, scale, entries);
@@ -741,7 +741,7 @@ impl<'a> Draftsman<'a> {
                 Some(Factor { inputs: f.inputs.clone(), giants: vec![0], by_giant, ..*f })
             };
             let own: Vec<Factor> = factors.iter().filter_map(of_giant).collect();
-            let products = own.into_iter().map(|f| self.product(name, f, level)).collect();
+            let products = own.into_iter().map(|f| self.weighted(name, f, level)).collect();
             let parts: Vec<Register> = dst.iter().map(|_| self.register()).collect();
             self.switched(products, level, parts.clone());
             sums = Some(match sums {

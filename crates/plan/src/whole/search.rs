@@ -38,6 +38,14 @@ const HOPELESS: f64 = 1.5;
 /// Errors are taken to be this much larger than on the simulated samples.
 const SAMPLE_MARGIN: f64 = 1.5;
 
+/// Bits of scales that networks mostly need.
+const USUAL_BITS: u32 = 26;
+
+/// A choice of these scales and primes, for speed.
+fn at(bits: u32, primes: Primes) -> Choice {
+    Choice { message_bits: bits, weight_bits: bits, primes, tolerance: 1.0, per_byte: 0.0, chained: false }
+}
+
 /// What a byte of keys and weights counts as in seconds where layouts are chosen, and whether giant steps are chained.
 type Thrift = (f64, bool);
 /// Where only time counts.
@@ -140,7 +148,29 @@ impl Search<'_> {
             bytes: None,
             verdict,
         };
-        let mut priced = self.price(&ring);
+        let geometries = self.geometries(&ring);
+        // Cheaply, whether anything can fit: the thriftiest of each geometry at the least scales.
+        if let Some(limit) = self.task.request.memory_limit {
+            let least = |g: &Arc<Geometry>, bits: u32| {
+                let all =
+                    SWAPPED.map(|primes| Choice { per_byte: 1e-7, chained: true, ..at(bits, Primes::Swapped(primes)) });
+                let priced = all.into_iter().filter_map(|choice| self.price_one(&mut ring.clone(), &choice, g));
+                priced.min_by_key(|p| p.prediction.memory.bytes())
+            };
+            let all = |bits: u32| {
+                let priced: Vec<Priced> = geometries.par_iter().filter_map(|g| least(g, bits)).collect();
+                priced.into_iter().min_by_key(|p| p.prediction.memory.bytes())
+            };
+            if let Some(smallest) = all(*MESSAGE_BITS.start())
+                && smallest.prediction.memory.bytes() > limit
+            {
+                let usual = all(USUAL_BITS).unwrap_or(smallest);
+                self.note_smallest(&mut ring, &usual.choice, &usual.geometry);
+                self.alternatives.push(usual.alternative(log_n, Verdict::Memory));
+                return true;
+            }
+        }
+        let mut priced = self.price(&ring, &geometries);
         priced.sort_by(|a, b| a.rank.total_cmp(&b.rank));
         // The same programs in other ways.
         priced.dedup_by(|a, b| a.prediction == b.prediction);
@@ -212,23 +242,15 @@ impl Search<'_> {
         best.finish(self.task, alternatives)
     }
 
-    /// Prices the geometries of a ring at nominal scales, the weights only counted.
-    fn price(&self, ring: &RingContext) -> Vec<Priced> {
+    /// The layouts that a network can have in a ring; none if its rescales alone do not fit.
+    fn geometries(&self, ring: &RingContext) -> Vec<Arc<Geometry>> {
         let (task, slots) = (self.task, ring.slots());
-        let at = |bits: u32| Choice {
-            message_bits: bits,
-            weight_bits: bits,
-            primes: Primes::Swapped(50),
-            tolerance: 1.0,
-            per_byte: 0.0,
-            chained: false,
-        };
-        // Whether the rescales alone fit, whatever the geometry.
-        let ladder = Ladder::new(task, &at(*MESSAGE_BITS.start()), ring.log_n, slots);
-        if ladder.is_none_or(|l| f64::from(l.bits.iter().sum::<u32>()) > ring.bound) {
-            return Vec::new();
-        }
+        let least = at(*MESSAGE_BITS.start(), Primes::Swapped(50));
+        let ladder = Ladder::new(task, &least, ring.log_n, slots);
         let mut geometries: Vec<Arc<Geometry>> = Vec::new();
+        if ladder.is_none_or(|l| f64::from(l.bits.iter().sum::<u32>()) > ring.bound) {
+            return geometries;
+        }
         for most_phases in MOST_PHASES {
             for single in [true, false] {
                 let places = &task.request.circuit.input_places;
@@ -236,6 +258,12 @@ impl Search<'_> {
                 geometries.extend(made.filter(|g| !geometries.iter().any(|known| known.is_like(g))).map(Arc::new));
             }
         }
+        geometries
+    }
+
+    /// Prices the geometries of a ring at nominal scales, the weights only counted.
+    fn price(&self, ring: &RingContext, geometries: &[Arc<Geometry>]) -> Vec<Priced> {
+        let task = self.task;
         // Until something fits: the lean ones take longer.
         let turns: &[&[Thrift]] = match (task.request.prefer, task.request.memory_limit) {
             (Prefer::Speed, None) => &[FAST],
@@ -248,7 +276,7 @@ impl Search<'_> {
                 let mut priced = Vec::new();
                 for tolerance in TOLERANCES {
                     for &(per_byte, chained) in *turn {
-                        let nominal = |bits: u32| Choice { primes, tolerance, per_byte, chained, ..at(bits) };
+                        let nominal = |bits: u32| Choice { tolerance, per_byte, chained, ..at(bits, primes) };
                         let mut one = NOMINAL_BITS.into_iter().map(nominal);
                         priced.extend(one.find_map(|choice| self.price_one(&mut ring, &choice, geometry)));
                     }
