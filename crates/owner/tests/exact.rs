@@ -12,22 +12,13 @@ use subrosa_owner::{Comparison, OwnerError, ProtectReport, ProtectRequest, Silen
 
 fn request<'a>(f: &'a Fixture, scope: &Scope, encrypted_input: bool, security: SecurityLevel) -> ProtectRequest<'a> {
     ProtectRequest {
-        onnx: &f.onnx,
-        name: "exact",
         scope: scope.clone(),
         encrypted_input,
-        substitutions: Default::default(),
         preprocess: (!f.preprocess.is_empty()).then(|| f.preprocess.parse().unwrap()),
         calibrate: Some(&f.data),
         security,
-        force: false,
-        fold: true,
-        classes: None,
-        memory_limit: None,
-        costs: None,
-        plain_weights: false,
         scheme: Scheme::Bgv,
-        fixed_point: None,
+        ..ProtectRequest::new(&f.onnx, "exact")
     }
 }
 

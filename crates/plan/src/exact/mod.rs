@@ -331,7 +331,7 @@ impl Search<'_> {
         for _ in 0..4 {
             let draft = draft(self.wanted, &choice, ring)?;
             let prediction = predicted(&draft.program, self.request.costs, moduli.len());
-            let (seconds, bytes) = (prediction.prepare.seconds + prediction.infer.seconds, prediction.memory.bytes());
+            let (seconds, bytes) = (prediction.seconds(), prediction.memory.bytes());
             let layout = Some(describe(&draft, moduli));
             let mut seen = Alternative {
                 log_n: ring.log_n,
@@ -370,6 +370,7 @@ fn predicted(program: &Program, costs: &CostModel, count: usize) -> Prediction {
     all.infer = all.infer * count;
     all.steps.iter_mut().for_each(|step| step.work = step.work * count);
     all.memory.weight_bytes *= count as u64;
+    all.bundle.weight_bytes *= count as u64;
     all
 }
 
