@@ -187,7 +187,8 @@ impl fmt::Display for Protected {
             if r.input == "encrypted" { " and a public key" } else { "" },
             text::bytes(r.key_bytes)
         );
-        let times = format!("{}, of it {} for keys", text::seconds(r.protect_seconds), text::seconds(r.keygen_seconds));
+        let [all, plan, keygen] = [r.protect_seconds, r.plan_seconds, r.keygen_seconds].map(text::seconds);
+        let times = format!("{all}, of it {plan} for planning and {keygen} for keys");
         f.write_str(&text::fields(&[
             ("network", format!("{}@{}", r.name, r.version)),
             ("id", r.id.clone()),

@@ -44,6 +44,7 @@ fn whole_life(input: &str) {
             "ciphertexts",
             "model_bytes",
             "key_bytes",
+            "plan_seconds",
             "keygen_seconds",
             "protect_seconds",
             "peak_rss_bytes",

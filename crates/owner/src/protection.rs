@@ -132,6 +132,9 @@ pub struct ProtectReport {
     pub model_bytes: u64,
     /// Bytes of the public and evaluation keys.
     pub key_bytes: u64,
+    /// Time before it: reading the network, calibrating and planning.
+    #[serde(default)]
+    pub plan_seconds: f64,
     /// Time of key generation.
     pub keygen_seconds: f64,
     /// Time of all of it.
@@ -272,6 +275,7 @@ impl Owner {
         progress: &dyn Progress,
     ) -> Result<ProtectReport, OwnerError> {
         subrosa_registry::validate_name(request.name)?;
+        let plan_seconds = prepared.started.elapsed().as_secs_f64();
         let program = &plan.program;
         let parameters = Parameters::new(program.parameters.clone(), Kernel::active()?)?;
 
@@ -337,6 +341,7 @@ impl Owner {
             evaluation_keys: program.keys.len(),
             model_bytes: program.groups().iter().map(packed).sum(),
             key_bytes: (keys.public.len() + keys.evaluation.iter().map(Vec::len).sum::<usize>()) as u64,
+            plan_seconds,
             keygen_seconds,
             protect_seconds: prepared.started.elapsed().as_secs_f64(),
             forecast: plan.forecast,
@@ -391,7 +396,7 @@ impl Owner {
         let normal = calibration.normalisation.as_ref();
         let input = normal.map_or(calibration.input, |n| n.input);
         let features = normal.map_or(&calibration.features, |n| &n.features);
-        let whole = |circuit: &Circuit| {
+        let whole = |circuit: &Circuit, below: Option<f64>| {
             plan_whole(&WholeRequest {
                 circuit: &normal.map_or_else(|| circuit.clone(), |n| n.circuit(circuit)),
                 input,
@@ -403,6 +408,7 @@ impl Owner {
                 max_error: prepared.max_error(calibration.wanted_error_of_circuit()),
                 memory_limit,
                 prefer: request.prefer,
+                below,
                 costs: &costs,
                 kernel,
             })
@@ -433,12 +439,9 @@ impl Owner {
                 // A whole network of dense layers is a circuit too, whose error is simulated and not bounded: often a smaller ring.
                 let may_be_circuit = request.scope == Scope::All && request.fold && !calibration.synthetic;
                 let circuit = may_be_circuit.then(|| prepared.network.circuit(&request.scope, &request.substitutions));
-                let rank = |plan: &Plan| request.prefer.rank(&plan.prediction);
-                match (as_chain, circuit.and_then(Result::ok).map(|split| whole(&split.circuit))) {
-                    (Ok(chain), Some(Ok(circuit))) if rank(&circuit) < rank(&chain) => Ok(circuit),
-                    (Err(_), Some(Ok(circuit))) => Ok(circuit),
-                    (as_chain, _) => as_chain,
-                }
+                let below = as_chain.as_ref().ok().map(|plan| request.prefer.rank(&plan.prediction));
+                let as_circuit = circuit.and_then(Result::ok).and_then(|split| whole(&split.circuit, below).ok());
+                as_circuit.map_or(as_chain, Ok)
             }
             Protected::Circuit(protected) if request.scheme == Scheme::Bgv => {
                 let layers = protected.split.circuit.layers.len();
@@ -447,7 +450,7 @@ impl Owner {
                 );
                 return Err(OwnerError::NotInIntegers { what });
             }
-            Protected::Circuit(protected) => whole(&protected.split.circuit),
+            Protected::Circuit(protected) => whole(&protected.split.circuit, None),
         };
         let mut made = made.map_err(|source| match prepared.flooding {
             Some(_) => OwnerError::NotPreciseEnough { error: prepared.max_error(f64::INFINITY), source },

@@ -108,6 +108,7 @@ impl Net {
     fn plan_for(
         &self,
         prefer: Prefer,
+        below: None,
         samples: &[Vec<f64>],
         encrypted: Encrypted,
         memory_limit: Option<u64>,

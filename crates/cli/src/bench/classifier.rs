@@ -225,7 +225,9 @@ impl Setting<'_> {
             forecast_max_abs_error,
         };
         Ok(vec![
-            row("protect", 1, protected.protect_seconds),
+            row("plan", 1, protected.plan_seconds),
+            // Keys, encryption and writing.
+            row("protect", 1, protected.protect_seconds - protected.plan_seconds),
             row("load", LOADS, load_seconds),
             row("prepare", runs, median(&mut prepare_times)),
             row("infer", runs, median(&mut infer_times)),

@@ -56,6 +56,8 @@ pub struct WholeRequest<'a> {
     pub memory_limit: Option<u64>,
     /// What the plan is to be best in.
     pub prefer: Prefer,
+    /// The rank in that ([`Prefer::rank`]) that the plan must be better than, to be of use; the search ends soon where none is.
+    pub below: Option<f64>,
     /// What the engine's work costs on the edge.
     pub costs: &'a CostModel,
     /// Kernel for the last check of the parameters.
@@ -65,6 +67,9 @@ pub struct WholeRequest<'a> {
 /// What in a circuit cannot be planned.
 #[derive(Debug, thiserror::Error)]
 pub enum WholeError {
+    /// No plan is better than one that there is already.
+    #[error("no plan is better than the one that there is")]
+    NotBetter,
     /// A circuit that contradicts itself.
     #[error("the network's layers do not fit together: {0}")]
     Malformed(&'static str),

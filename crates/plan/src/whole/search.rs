@@ -130,7 +130,8 @@ impl Search<'_> {
     }
 
     fn best_rank(&self) -> f64 {
-        self.best.as_ref().map_or(f64::INFINITY, |b| self.rank(&b.prediction))
+        let needed = self.task.request.below.unwrap_or(f64::INFINITY);
+        self.best.as_ref().map_or(needed, |b| self.rank(&b.prediction))
     }
 
     fn fits(&self, prediction: &Prediction) -> bool {
@@ -223,6 +224,7 @@ impl Search<'_> {
         let request = self.task.request;
         let Some(best) = self.best else {
             return Err(match (request.memory_limit, self.smallest, self.reached) {
+                _ if request.below.is_some() => WholeError::NotBetter,
                 (Some(limit), Some(Smallest { bytes, from }), _) => {
                     let nearest = from.into_iter().find(|(_, bytes)| *bytes <= limit);
                     WholeError::Memory { limit, smallest: bytes, nearest: Nearest(nearest) }

@@ -78,6 +78,7 @@ fn phases_that_are_pooled_share_weights_and_their_squares_are_summed() {
         max_error: 1e-2,
         memory_limit: None,
         prefer: crate::Prefer::Speed,
+        below: None,
         costs: &costs,
         kernel: Kernel::Portable,
     };
