@@ -28,11 +28,15 @@ const TOLERANCES: [f64; 2] = [1.0, 8.0];
 /// Candidates of a ring that are refined, the best first.
 const REFINED: usize = 24;
 /// Evaluations that are simulated to find the least scales of a ring's candidates.
-const EVALUATED: usize = 16;
+const EVALUATED: usize = 12;
+/// A candidate that is not so much better than the best is not evaluated.
+const GAIN: f64 = 0.985;
 /// An error that is so much too large at some scales is too large for all candidates of a ring: they differ little in that.
 const TOO_LARGE: f64 = 1.5;
 /// Bits by which the scale of weights may be below that of messages.
 const WEIGHTS_BELOW: [u32; 3] = [2, 0, 4];
+/// One kind of primes tells within this factor what a ring can do.
+const ROUGHLY: f64 = 1.3;
 /// A ring whose best candidate is so many times worse than the best so far is not searched, nor is any larger one.
 const HOPELESS: f64 = 1.5;
 /// Errors are taken to be this much larger than on the simulated samples.
@@ -169,6 +173,16 @@ impl Search<'_> {
                 self.note_smallest(&mut ring, &usual.choice, &usual.geometry);
                 self.alternatives.push(usual.alternative(log_n, Verdict::Memory));
                 return true;
+            }
+        }
+        let roughly = |g: &Arc<Geometry>| self.price_one(&mut ring.clone(), &at(USUAL_BITS, Primes::Swapped(50)), g);
+        if self.best.is_some() {
+            let rough: Vec<Priced> = geometries.par_iter().filter_map(roughly).collect();
+            if let Some(least) = rough.into_iter().min_by(|a, b| a.rank.total_cmp(&b.rank))
+                && least.rank > ROUGHLY * HOPELESS * self.best_rank()
+            {
+                self.alternatives.push(least.alternative(log_n, Verdict::Slower));
+                return false;
             }
         }
         let mut priced = self.price(&ring, &geometries);
@@ -319,7 +333,7 @@ impl Search<'_> {
         let mut start = priced.choice.message_bits;
         for below in WEIGHTS_BELOW {
             let at = |bits: u32| Choice { message_bits: bits, weight_bits: bits - below, ..priced.choice };
-            let bound = best.as_ref().map_or(self.best_rank(), |b| self.rank(&b.prediction));
+            let bound = best.as_ref().map_or(self.best_rank(), |b| self.rank(&b.prediction)) * GAIN;
             // Bits at which it is not worth a look, since it is too large or no better; more bits only make it worse.
             let mut too_many = MESSAGE_BITS.end() + 1;
             let mut known: BTreeMap<u32, bool> = BTreeMap::new();
