@@ -21,7 +21,6 @@ use subrosa_fhe::{
     SecurityLevel, primes,
 };
 use subrosa_input::{Dataset, Samples};
-use subrosa_network::{Scope, Substitutions};
 use subrosa_owner::{Owner, ProtectRequest, Silent};
 use subrosa_registry::{OwnerIdentity, Passphrase, Vault};
 use subrosa_secret::SecretKey;

@@ -5,7 +5,6 @@
 mod common;
 
 use common::{Home, fixture, root};
-use subrosa_fhe::security::SecurityLevel;
 use subrosa_input::{Dataset, Preprocess, Samples, read};
 use subrosa_network::Scope;
 use subrosa_owner::{OwnerError, Prepared, ProtectRequest, Silent, VerifyRequest};

@@ -10,7 +10,6 @@ use attacker::Attacker;
 use common::{Fixture, Home, digits, fixture};
 use subrosa_edge_agent::{Options, Processor};
 use subrosa_fhe::Ciphertext;
-use subrosa_fhe::security::SecurityLevel;
 use subrosa_fleet::{DeviceKey, SampleId, SignedResult, Statement};
 use subrosa_network::Scope;
 use subrosa_owner::release::{Audience, Budget, LabelCounts, Refusal, ReleaseAgent, ReleasePolicy, Released, Usage};

@@ -645,8 +645,9 @@ impl<'a> Draftsman<'a> {
             Some(fingerprint([*rotations.0.likeness.get(result)?, factor(result).to_bits()]))
         };
         let signature = |result: usize| -> Option<Vec<(Vec<u64>, Vec<u32>)>> {
-            let of_part = |(term, (ordered, (_, steps))): (usize, (&Vec<Vec<Ordered>>, &(Part<'_>, Vec<Steps>)))| {
-                let (ordered, giants) = (ordered.get(result)?, steps.get(result)?.giants.clone());
+            let of_part = |term: usize| {
+                let ordered = ordered.get(term)?.get(result)?;
+                let giants = parts.get(term)?.1.get(result)?.giants.clone();
                 let weights = if full {
                     ordered.iter().map(|t| t.0).collect()
                 } else {
@@ -654,7 +655,7 @@ impl<'a> Draftsman<'a> {
                 };
                 Some((weights, giants))
             };
-            ordered.iter().zip(parts).enumerate().map(of_part).collect()
+            (0..parts.len()).map(of_part).collect()
         };
         let signatures: Vec<_> = (0..dst.len()).map(signature).collect::<Option<_>>()?;
         let mut shared: Vec<Vec<usize>> = Vec::new();
