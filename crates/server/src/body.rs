@@ -72,18 +72,23 @@ pub(crate) async fn held(app: &Arc<App>, headers: &HeaderMap, body: Body, limit:
 /// The refusal of a body that is too long. Some of it is read first: a client that is still sending would not see the answer.
 pub(crate) async fn too_large<E>(body: impl StreamExt<Item = Result<Bytes, E>> + Unpin, limit: u64) -> ApiError {
     let mut body = body;
-    let drain = async {
-        let mut left = LINGER_BYTES;
+    linger(async |left| {
         while let Some(Ok(piece)) = body.next().await {
-            left = left.saturating_sub(piece.len());
-            if left == 0 {
+            *left = left.saturating_sub(piece.len());
+            if *left == 0 {
                 break;
             }
         }
-    };
-    // Whether it came to its end makes no difference.
-    let _ = tokio::time::timeout(LINGER, drain).await;
+    })
+    .await;
     ApiError::too_large(limit)
+}
+
+/// Has something read on for a while, at most as many bytes as it is told.
+pub(crate) async fn linger(read: impl AsyncFnOnce(&mut usize)) {
+    let mut left = LINGER_BYTES;
+    // Whether it came to its end makes no difference.
+    let _ = tokio::time::timeout(LINGER, read(&mut left)).await;
 }
 
 /// A JSON body.

@@ -367,7 +367,7 @@ async fn a_network_is_uploaded_and_protected_and_results_come_by_themselves() {
     for form in [
         options(Form::new().part("network", network())).text("csrf", csrf.clone()),
         options(Form::new().text("csrf", "x")).part("network", network()),
-        Form::new(),
+        Form::new().text("name", "digits"),
     ] {
         assert_eq!(send(form).send().await.unwrap().status(), StatusCode::FORBIDDEN);
     }

@@ -200,23 +200,21 @@ fn file_name(given: &str) -> String {
     if name.is_empty() { "upload".to_owned() } else { name.to_owned() }
 }
 
-pub(in crate::console) async fn protect(
-    State(console): State<Arc<Console>>,
-    Extension(session): Extension<SignedIn>,
-    form: Result<Multipart, MultipartRejection>,
-) -> Shown<Redirect> {
-    let app = &console.app;
-    let broken = |_| Problem(ApiError::bad("the form broke off or is damaged: send it again"));
-    let mut form = form.map_err(|_| Problem(ApiError::bad("the body is not that of the form with files")))?;
+/// Texts and uploads of the form by the names of its fields.
+async fn fields(
+    app: &Arc<App>,
+    session: &SignedIn,
+    form: &mut Multipart,
+) -> Answer<(HashMap<String, String>, HashMap<String, String>)> {
+    let broken = || ApiError::bad("the form broke off or is damaged: send it again");
     let (mut checked, mut count) = (false, 0);
-    let mut texts: HashMap<String, String> = HashMap::new();
-    let mut files: HashMap<String, String> = HashMap::new();
+    let (mut texts, mut files) = (HashMap::new(), HashMap::new());
     loop {
         let next = tokio::time::timeout(app.limits.body_timeout, form.next_field()).await;
-        let Some(mut field) = next.map_err(|_| broken(()))?.map_err(|_| broken(()))? else { break };
+        let Some(mut field) = next.map_err(|_| broken())?.map_err(|_| broken())? else { break };
         count += 1;
         if count > FIELDS {
-            return Err(Problem(ApiError::bad("the form has too many fields")));
+            return Err(ApiError::bad("the form has too many fields"));
         }
         let name = field.name().unwrap_or_default().to_owned();
         if !checked {
@@ -236,10 +234,37 @@ pub(in crate::console) async fn protect(
                 let upload = uploads::keep(app, file_name(&given), &mut field).await?;
                 files.insert(name, upload.id);
             }
-            Some(_) => return Err(Problem(ApiError::bad("the form has a file that is not asked for"))),
+            Some(_) => return Err(ApiError::bad("the form has a file that is not asked for")),
         }
     }
-    session.check(checked.then_some(session.csrf.as_str()))?;
+    if checked { Ok((texts, files)) } else { session.check(None).map(|()| (texts, files)) }
+}
+
+pub(in crate::console) async fn protect(
+    State(console): State<Arc<Console>>,
+    Extension(session): Extension<SignedIn>,
+    form: Result<Multipart, MultipartRejection>,
+) -> Shown<Redirect> {
+    let app = &console.app;
+    let mut form = form.map_err(|_| Problem(ApiError::bad("the body is not that of the form with files")))?;
+    let (texts, files) = match fields(app, &session, &mut form).await {
+        Ok(fields) => fields,
+        Err(error) => {
+            // A browser that is still sending would not see the answer.
+            body::linger(async |left| {
+                while let Ok(Some(mut field)) = form.next_field().await {
+                    while let Ok(Some(piece)) = field.chunk().await {
+                        *left = left.saturating_sub(piece.len());
+                        if *left == 0 {
+                            return;
+                        }
+                    }
+                }
+            })
+            .await;
+            return Err(Problem(error));
+        }
+    };
     let given = |name: &str| texts.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
     let security =
         given("security").map(|bits| bits.parse::<u32>().map_err(|_| ApiError::bad("security: 128, 192 or 256")));
