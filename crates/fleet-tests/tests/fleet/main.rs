@@ -159,7 +159,7 @@ async fn camera(images: Dataset) -> String {
     let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let answer = move || {
         let now = asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        let status = if now < 3 { axum::http::StatusCode::SERVICE_UNAVAILABLE } else { axum::http::StatusCode::OK };
+        let status = if now < 3 { http::StatusCode::SERVICE_UNAVAILABLE } else { http::StatusCode::OK };
         let body = (status, [("content-type", "image/png")], frame(now % 2));
         async move { body }
     };
