@@ -4,9 +4,9 @@ use fantoccini::wd::{Capabilities, WebDriverCompatibleCommand};
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// chromedriver as a process.
@@ -14,6 +14,8 @@ pub struct Driver {
     child: Child,
     port: u16,
     profile: tempfile::TempDir,
+    /// Read from no more, but not closed: it may want to say something.
+    _said: Lines<BufReader<ChildStdout>>,
 }
 
 impl Driver {
@@ -35,14 +37,23 @@ impl Driver {
         // What it leaves behind lies in a directory that is removed.
         command.env("TMPDIR", profile.path()).env("HOME", profile.path());
         let mut child = command.spawn().unwrap();
-        let said = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let port = said.filter_map(|line| line.rsplit_once("on port ")?.1.trim_end_matches('.').parse().ok()).next();
-        Some(Self { child, port: port.unwrap(), profile })
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+        let port = said
+            .by_ref()
+            .map_while(Result::ok)
+            .find_map(|line| line.rsplit_once("successfully on port ")?.1.trim_end_matches('.').parse().ok());
+        Some(Self { child, port: port.unwrap(), profile, _said: said })
     }
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        // So that it ends its browsers.
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(10) && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -101,6 +112,20 @@ impl Browser {
         let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile });
         let command = json!({ "cmd": "Emulation.setDeviceMetricsOverride", "params": size });
         self.client.issue_cmd(Own("goog/cdp/execute", command)).await.unwrap();
+    }
+
+    /// Pages in dark or light colours.
+    pub async fn dark(&self, dark: bool) {
+        let scheme = if dark { "dark" } else { "light" };
+        let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        let command = json!({ "cmd": "Emulation.setEmulatedMedia", "params": media });
+        self.client.issue_cmd(Own("goog/cdp/execute", command)).await.unwrap();
+    }
+
+    /// Where a link with this text leads.
+    pub async fn link(&self, text: &str) -> String {
+        let link = self.client.find(Locator::LinkText(text)).await.unwrap();
+        link.attr("href").await.unwrap().unwrap()
     }
 
     pub async fn go(&self, place: &str) {

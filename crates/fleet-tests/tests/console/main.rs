@@ -92,6 +92,10 @@ async fn walk(backend: &Backend, driver: &Driver, gate: &Agent, images: &Dataset
     browser.go("/console/models").await;
     browser.screenshot("models").await;
 
+    browser.dark(true).await;
+    browser.go(&browser.link("digits@2").await).await;
+    browser.screenshot("model").await;
+    browser.dark(false).await;
     on_a_phone(&browser).await;
     signing_out(&browser).await;
     let log = browser.log().await;
@@ -103,6 +107,7 @@ async fn walk(backend: &Backend, driver: &Driver, gate: &Agent, images: &Dataset
 async fn signing_in(browser: &Browser, backend: &Backend) {
     browser.go("/console/results").await;
     assert_eq!(browser.place().await, "/console/login");
+    browser.screenshot("login").await;
     // The field has the focus.
     browser.keys("wrong").await;
     browser.keys(&Key::Enter.to_string()).await;
@@ -157,12 +162,30 @@ async fn protecting(browser: &Browser) {
     browser.run(observe).await;
     browser.wait_for("its progress", "return document.querySelector('#jobs progress') !== null").await;
     browser.screenshot("protect").await;
+    // Better one with something to see, if it can be caught.
+    let share = "const bar = document.querySelector('#jobs progress'); return bar === null ? null : bar.value";
+    while let Some(share) = browser.run(share).await.as_f64() {
+        if share > 0.1 {
+            browser.screenshot("protect").await;
+            break;
+        }
+    }
     browser.wait_for("its end", "return document.querySelector('#jobs tr[data-state=done]') !== null").await;
     assert_eq!(browser.run("return window.loaded").await, true, "the page was loaded again");
     let seen = browser.run("return window.seen").await;
     let seen: Vec<&str> = seen.as_array().unwrap().iter().filter_map(|text| text.as_str()).collect();
     assert!(seen.iter().any(|text| text.contains('%')) && seen.last().unwrap().contains("protected in"), "{seen:?}");
     assert!(browser.text("#jobs").await.contains("cryptonets@1"));
+
+    // A second version of a network that is there.
+    let network = Path::new(ROOT).join("models/mnist-cnn.onnx");
+    browser.fill("#network", network.canonicalize().unwrap().to_str().unwrap()).await;
+    browser.fill("#name", "digits").await;
+    browser.fill("#preprocess", "scale=1/255").await;
+    browser.keys_to("#name", &Key::Enter.to_string()).await;
+    let done = "return document.querySelectorAll('#jobs tr[data-state=done]').length === 2";
+    browser.wait_for("another network", done).await;
+    assert!(browser.text("#jobs").await.contains("digits@2"));
 }
 
 async fn results_come_by_themselves(browser: &Browser, gate: &Agent, images: &Dataset) {

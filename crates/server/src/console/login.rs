@@ -69,6 +69,8 @@ fn page(problem: Option<&str>) -> Markup {
                     p.notice.bad role="alert" id="problem" { (problem) }
                 }
                 form method="post" action="/console/login" {
+                    // For password managers; there is one owner.
+                    input type="text" name="user" value="owner" autocomplete="username" hidden;
                     p {
                         label for="token" { "Owner's token" }
                         input id="token" name="token" type="password" required autocomplete="current-password"

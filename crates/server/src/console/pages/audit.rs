@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use subrosa_registry::fleet::AuditRow;
 
-use super::{heading, page};
+use super::{heading, hex_only, page, short};
 use crate::api::audit::{Chain, chain};
 use crate::console::session::SignedIn;
 use crate::console::text::moment;
@@ -37,6 +37,11 @@ fn particulars(event: &Value) -> Vec<(String, String)> {
         .collect()
 }
 
+/// Whether it is an id or a public key, which few want to read to the end.
+fn is_id(value: &str) -> bool {
+    value.len() >= 32 && hex_only(value) == value
+}
+
 fn row(row: &AuditRow) -> Markup {
     let event: Value = serde_json::from_str(&row.event).unwrap_or_default();
     let kind = event.get("event").and_then(Value::as_str).unwrap_or("damaged");
@@ -53,7 +58,13 @@ fn row(row: &AuditRow) -> Markup {
             td data-label="Time" { (moment(row.time as i64)) }
             td data-label="Event" { span.tag.(tag) { (kind) } }
             td data-label="Particulars" {
-                span { @for (name, value) in particulars(&event) { span.soft { (name) ": " } (value) " " } }
+                span.long {
+                    @for (name, value) in particulars(&event) {
+                        span.soft { (name) ": " }
+                        @if is_id(&value) { (short(&value)) } @else { (value) }
+                        " "
+                    }
+                }
             }
             td data-label="Hash" { span.mono title=(hex::encode(row.hash)) { (hex::encode(row.hash.get(..4).unwrap_or_default())) } }
         }

@@ -93,7 +93,7 @@ fn row(app: &App, session: &SignedIn, names: &Names, device: &Device, sent: &Sen
             }
         }
         @if let Some(error) = status("error").and_then(Value::as_str) {
-            tr { td colspan="9" { span { span.tag.warn { "it says" } " " (error) } } }
+            tr { td colspan="9" { span.long { span.tag.warn { "it says" } " " (error) } } }
         }
     }
 }

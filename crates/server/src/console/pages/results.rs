@@ -40,7 +40,7 @@ fn row(names: &Names, result: &ResultRow) -> Markup {
                     _ => span.tag.warn { "waits" },
                 }
             }
-            td data-label="Sample" { (result.label) }
+            td data-label="Sample" { span.long { (result.label) } }
             td data-label="Model" { (names.model(&result.model)) }
             td data-label="Device" { (names.device(&result.device)) }
             td data-label="Received" { (moment(result.received)) }
