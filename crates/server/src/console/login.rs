@@ -64,6 +64,10 @@ fn page(problem: Option<&str>) -> Markup {
         "Sign in",
         &html! {
             div.card.login {
+                p.brand {
+                    img src="/console/assets/icon.svg" alt="" width="22" height="22";
+                    "Subrosa"
+                }
                 h1 { "Sign in" }
                 @if let Some(problem) = problem {
                     p.notice.bad role="alert" id="problem" { (problem) }
