@@ -274,6 +274,23 @@ async fn two_processes_share_one_postgresql_and_one_store() {
     assert_all_released_once(&decided, &plain_labels(&data));
     let chain = owners[0].get("/audit/verify").await;
     assert_eq!(chain["intact"], true, "{chain}");
+
+    // Signed in at one, the console of the other is open too.
+    let certificates = [&first, &second].map(|process| {
+        let file = process.ready["certificate"].as_str().unwrap();
+        reqwest::Certificate::from_pem(&std::fs::read(file).unwrap()).unwrap()
+    });
+    let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).tls_certs_only(certificates);
+    let browser = browser.build().unwrap();
+    let login = browser.post(format!("{}/console/login", owners[0].url)).header("origin", &owners[0].url);
+    let login = login.form(&[("token", &token)]).send().await.unwrap();
+    assert_eq!(login.status(), reqwest::StatusCode::SEE_OTHER);
+    let cookie = login.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
+    for page in ["models", "protect", "devices", "results", "alarms", "audit", "audit/verify"] {
+        let request = browser.get(format!("{}/console/{page}", owners[1].url)).header("cookie", &cookie);
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), reqwest::StatusCode::OK, "{page}");
+    }
     assert_eq!((first.stop(), second.stop()), (Some(0), Some(0)));
 }
 

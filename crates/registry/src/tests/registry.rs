@@ -37,7 +37,7 @@ fn a_model_is_found_by_id_prefix_name_and_version() {
     assert!(registry.get("").is_err());
 
     let path = registry.file(&first, "network.onnx").unwrap();
-    assert_eq!(fs::read(path).unwrap(), super::FILE);
+    assert_eq!(fs::read(path).unwrap(), FILE);
     for absent in ["protected.srp", "../../registry.sqlite", ".", "extra"] {
         assert!(matches!(registry.file(&first, absent), Err(RegistryError::MissingFile { .. })), "{absent}");
     }

@@ -47,8 +47,10 @@ fn job(job: &JobRow) -> Markup {
                 @match job.state.as_str() {
                     "running" => {
                         div {
-                            span { (job.step) ", " (format!("{:.0} %", 100.0 * job.progress)) }
-                            progress max="1" value=(job.progress) aria-label={ "Progress of " (name) } {}
+                            // Of some steps nobody knows how long they take.
+                            @let share = (job.progress > 0.0).then_some(job.progress);
+                            span { (job.step) @if let Some(share) = share { (format!(", {:.0} %", 100.0 * share)) } }
+                            progress max="1" value=[share] aria-label={ "Progress of " (name) } {}
                         }
                     }
                     "failed" => span { (job.error.as_deref().unwrap_or_default()) },
