@@ -6,6 +6,7 @@
 
 CKKS at N = 2^14 with coefficient moduli of 60, 5 x 40 and 60 bits (the last is SEAL's key-switching prime), scale 2^40, one thread;
 with `--log-n 15` at N = 2^15 as well, with 60, 11 x 45 and 60 bits, scale 2^45: these figures are under "degrees", by ring degree.
+BFV, SEAL's exact integers, with the same coefficient moduli and a plaintext modulus of 22 bits: under "bfv" of each degree.
 Prints one JSON object: medians in milliseconds, the least times (nearer the truth on a busy machine), and the largest error of
 each result against plain arithmetic. It exits with 1 and {"error": ...} when TenSEAL is missing or a result is wrong.
 
@@ -39,6 +40,7 @@ SLOTS = DEGREE // 2
 CHAINS = {14: ([60, 40, 40, 40, 40, 40, 60], 40), 15: ([60] + [45] * 11 + [60], 45)}
 BITS = CHAINS[14][0]
 SCALE = 2.0 ** CHAINS[14][1]
+PLAIN_BITS = 22  # of the plaintext modulus of BFV
 INPUTS, OUTPUTS = 512, 10
 WRONG = 1e-3  # an error above this is a defect of the measurement, not noise
 
@@ -55,15 +57,17 @@ def times_ms(work, repetitions):
     return round(statistics.median(times), 4), round(min(times), 4)
 
 
-class Scheme:
-    """SEAL's objects for one set of keys."""
+class Keys:
+    """SEAL's objects for one set of keys, and what both schemes do alike."""
 
-    def __init__(self, log_n, rotations):
-        bits, scale_bits = CHAINS[log_n]
-        degree, self.scale = 1 << log_n, 2.0**scale_bits
-        parameters = seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)
+    def __init__(self, scheme_type, log_n, rotations):
+        degree = 1 << log_n
+        parameters = seal.EncryptionParameters(scheme_type)
         parameters.set_poly_modulus_degree(degree)
-        parameters.set_coeff_modulus(seal.CoeffModulus.Create(degree, bits))
+        parameters.set_coeff_modulus(seal.CoeffModulus.Create(degree, CHAINS[log_n][0]))
+        if scheme_type == seal.SCHEME_TYPE.BFV:
+            parameters.set_plain_modulus(seal.PlainModulus.Batching(degree, PLAIN_BITS))
+        self.plain_modulus = parameters.plain_modulus().value()
         self.context = seal.SEALContext(parameters, True, seal.SEC_LEVEL_TYPE.TC128)
         keys = seal.KeyGenerator(self.context)
         self.public, self.relin, self.galois = seal.PublicKey(), seal.RelinKeys(), seal.GaloisKeys()
@@ -71,20 +75,62 @@ class Scheme:
         keys.create_relin_keys(self.relin)
         # Galois elements 3^step mod 2N.
         keys.create_galois_keys([pow(3, step, 2 * degree) for step in rotations], self.galois)
-        self.encoder = seal.CKKSEncoder(self.context)
         self.encryptor = seal.Encryptor(self.context, self.public)
         self.decryptor = seal.Decryptor(self.context, keys.secret_key())
         self.evaluator = seal.Evaluator(self.context)
-
-    def encode(self, values):
-        plain = seal.Plaintext()
-        self.encoder.encode(values, self.scale, plain)
-        return plain
 
     def encrypt(self, plain):
         cipher = seal.Ciphertext()
         self.encryptor.encrypt(plain, cipher)
         return cipher
+
+
+class Integers(Keys):
+    """BFV: vectors of N integers modulo t, in two rows."""
+
+    def __init__(self, log_n, rotations):
+        super().__init__(seal.SCHEME_TYPE.BFV, log_n, rotations)
+        self.encoder = seal.BatchEncoder(self.context)
+
+    def encode(self, values):
+        plain = seal.Plaintext()
+        self.encoder.encode(values, plain)
+        return plain
+
+    def decrypt(self, cipher):
+        plain = seal.Plaintext()
+        self.decryptor.decrypt(cipher, plain)
+        return self.encoder.decode_int64(plain)
+
+    def multiply(self, a, b):
+        out = seal.Ciphertext()
+        self.evaluator.multiply(a, b, out)
+        self.evaluator.relinearize_inplace(out, self.relin)
+        return out
+
+    def multiply_plain(self, a, plain):
+        out = seal.Ciphertext()
+        self.evaluator.multiply_plain(a, plain, out)
+        return out
+
+    def rotate(self, a, step):
+        out = seal.Ciphertext()
+        self.evaluator.rotate_rows(a, step, self.galois, out)
+        return out
+
+
+class Scheme(Keys):
+    """CKKS."""
+
+    def __init__(self, log_n, rotations):
+        super().__init__(seal.SCHEME_TYPE.CKKS, log_n, rotations)
+        self.scale = 2.0 ** CHAINS[log_n][1]
+        self.encoder = seal.CKKSEncoder(self.context)
+
+    def encode(self, values):
+        plain = seal.Plaintext()
+        self.encoder.encode(values, self.scale, plain)
+        return plain
 
     def decrypt(self, cipher):
         plain = seal.Plaintext()
@@ -146,16 +192,38 @@ def primitives(s, log_n, draw, repetitions):
         "rotate": distance(s.decrypt(s.rotate(ct_a, 1)), a[1:] + a[:1]),
     }
     stop_if_wrong(errors)
-    times = {
-        "encode": times_ms(lambda: s.encode(a), repetitions),
-        "encrypt_public_key": times_ms(lambda: s.encrypt(plain_b), repetitions),
-        "encode_encrypt": times_ms(lambda: s.encrypt(s.encode(a)), repetitions),
-        "decrypt_decode": times_ms(lambda: s.decrypt(ct_a), repetitions),
-        "ct_pt_rescale": times_ms(lambda: s.multiply_plain(ct_a, plain_b), repetitions),
-        "ct_ct_relin_rescale": times_ms(lambda: s.multiply(ct_a, ct_b), repetitions),
-        "rotate": times_ms(lambda: s.rotate(ct_a, 1), repetitions),
+    rescaled = {"ct_pt_rescale": lambda: s.multiply_plain(ct_a, plain_b), "ct_ct_relin_rescale": lambda: s.multiply(ct_a, ct_b)}
+    return times_of(s, a, plain_b, ct_a, rescaled, repetitions), errors
+
+
+def times_of(s, a, plain_b, ct_a, products, repetitions):
+    work = {
+        "encode": lambda: s.encode(a),
+        "encrypt_public_key": lambda: s.encrypt(plain_b),
+        "encode_encrypt": lambda: s.encrypt(s.encode(a)),
+        "decrypt_decode": lambda: s.decrypt(ct_a),
+        **products,
+        "rotate": lambda: s.rotate(ct_a, 1),
     }
-    return times, errors
+    return {name: times_ms(one, repetitions) for name, one in work.items()}
+
+
+def integer_primitives(s, log_n, draw, repetitions):
+    """Times of BFV; every result is right, or the script ends."""
+    degree, t = 1 << log_n, s.plain_modulus
+    half = degree // 2
+    a, b = ([draw.randrange(-(t // 2), t // 2 + 1) for _ in range(degree)] for _ in range(2))
+    plain_b = s.encode(b)
+    ct_a, ct_b = s.encrypt(s.encode(a)), s.encrypt(plain_b)
+    checks = {
+        "encrypt": (ct_a, a),
+        "ct_pt": (s.multiply_plain(ct_a, plain_b), [p * q for p, q in zip(a, b)]),
+        "ct_ct": (s.multiply(ct_a, ct_b), [p * q for p, q in zip(a, b)]),
+        "rotate": (s.rotate(ct_a, 1), a[1:half] + a[:1] + a[half + 1 :] + a[half : half + 1]),
+    }
+    stop_if_wrong({name: max((g - w) % t for g, w in zip(s.decrypt(c), want)) for name, (c, want) in checks.items()})
+    products = {"ct_pt": lambda: s.multiply_plain(ct_a, plain_b), "ct_ct_relin": lambda: s.multiply(ct_a, ct_b)}
+    return times_of(s, a, plain_b, ct_a, products, repetitions)
 
 
 def layer_and_vectors(s, draw, repetitions):
@@ -216,6 +284,7 @@ def main():
             "keygen_ms": round(keygen, 1),
             **median_and_least(times),
             "largest_error": errors,
+            "bfv": median_and_least(integer_primitives(Integers(log_n, [1]), log_n, draw, repetitions)),
         }
     report = {
         "peer": "tenseal",

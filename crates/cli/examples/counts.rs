@@ -201,24 +201,8 @@ fn classifier(encrypted_input: bool) -> Outcome<()> {
     let owner = Owner::open(home.path())?;
     let vault = Vault::create_or_open_for_tests(home.path(), &Passphrase::new("counts".to_owned())?)?;
     let identity = OwnerIdentity::load_or_create(&vault)?;
-    let request = ProtectRequest {
-        onnx: &onnx,
-        name: "counts",
-        scope: Scope::Classifier,
-        encrypted_input,
-        plain_weights: false,
-        substitutions: Substitutions::none(),
-        preprocess: None,
-        calibrate: Some(&calibration),
-        security: SecurityLevel::Bits128,
-        force: false,
-        fold: true,
-        classes: None,
-        memory_limit: None,
-        costs: None,
-        scheme: Default::default(),
-        fixed_point: None,
-    };
+    let request =
+        ProtectRequest { encrypted_input, calibrate: Some(&calibration), ..ProtectRequest::new(&onnx, "counts") };
     let protected = owner.protect(&request, &vault, &Silent)?;
     let bundle = home.path().join("counts.srb");
     owner.deploy(&protected.id, &bundle, &identity)?;

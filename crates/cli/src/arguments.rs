@@ -9,7 +9,7 @@ use subrosa_input::Preprocess;
 use subrosa_network::{Polynomial, Scope, Substitutions};
 use subrosa_owner::Reveal;
 use subrosa_owner::release::Flooding;
-use subrosa_plan::FixedPoint;
+use subrosa_plan::{FixedPoint, Prefer};
 use subrosa_program::container::Signer;
 use subrosa_terminal::{Flags, GLOBAL};
 
@@ -258,6 +258,9 @@ pub(crate) struct HowFlags {
     /// Most memory that keys and weights may take on the edge, as in 64MB or 2GB [default: 20GB]
     #[arg(long, value_name = "BYTES", value_parser = memory)]
     pub memory_limit: Option<u64>,
+    /// What to be best in: speed (time of one sample), memory (that keys and weights take on the edge) or bundle (its size)
+    #[arg(long, value_name = "WHAT", default_value_t)]
+    pub prefer: Prefer,
     /// Plan so precisely that scores can be given to others with noise that covers that of the ciphertexts: everything revealed is
     /// within 2^-BITS of what says nothing about the key, for RESULTS results
     #[arg(long, value_name = "BITS:RESULTS")]

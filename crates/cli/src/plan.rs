@@ -4,8 +4,8 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
 use subrosa_fhe::{Kernel, KeyShape, Parameters, wire};
-use subrosa_owner::Calibration;
-use subrosa_plan::{Alternative, Forecast, Memory, Plan, Ranges, StepError, StepWork, Work};
+use subrosa_owner::{Calibration, Planned};
+use subrosa_plan::{Alternative, Forecast, Memory, Plan, Prefer, Ranges, StepError, StepWork, Work};
 use subrosa_program::bundle::packed_len;
 use subrosa_program::{LayerSteps, Step};
 use subrosa_terminal::{Failure, text};
@@ -13,6 +13,7 @@ use subrosa_terminal::{Failure, text};
 /// What the edge will execute and what is predicted of it.
 #[derive(Serialize)]
 pub(crate) struct PlanReport {
+    prefer: Prefer,
     log_n: u32,
     log_qp: f64,
     ciphertext_primes_bits: Vec<u32>,
@@ -81,6 +82,7 @@ struct Predicted {
     prepare: Work,
     infer: Work,
     memory: Memory,
+    bundle: Memory,
     kernel: String,
     machine: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,7 +90,8 @@ struct Predicted {
 }
 
 impl PlanReport {
-    pub fn new(plan: &Plan, calibration: Calibration) -> Result<Self, Failure> {
+    pub fn new(planned: &Planned, prefer: Prefer) -> Result<Self, Failure> {
+        let (plan, calibration) = (planned.plan(), planned.prepared().calibration().clone());
         let program = &plan.program;
         let spec = &program.parameters;
         let engine = |e| crate::failure::failure(subrosa_owner::OwnerError::Engine(e));
@@ -119,12 +122,14 @@ impl PlanReport {
             prepare: plan.prediction.prepare,
             infer: plan.prediction.infer,
             memory: plan.prediction.memory,
+            bundle: plan.prediction.bundle,
             kernel: plan.costs.kernel.clone(),
             machine: plan.costs.machine.clone(),
             date: plan.costs.date.clone(),
         };
         let bits = |primes: &[u64]| primes.iter().map(|q| u64::BITS - q.leading_zeros()).collect();
         Ok(Self {
+            prefer,
             log_n: spec.log_n,
             log_qp: plan.log_qp,
             ciphertext_primes_bits: bits(&spec.ciphertext_primes),
@@ -201,10 +206,11 @@ pub(crate) fn forecast(f: &Forecast) -> String {
 impl Predicted {
     fn line(&self) -> String {
         format!(
-            "{} to prepare and {} to infer on one thread, {} of memory",
+            "{} to prepare and {} to infer on one thread, {} of memory, bundle {}",
             text::seconds(self.prepare.seconds),
             text::seconds(self.infer.seconds),
-            text::bytes(self.memory.bytes())
+            text::bytes(self.memory.bytes()),
+            text::bytes(self.bundle.bytes())
         )
     }
 
@@ -253,6 +259,7 @@ impl fmt::Display for PlanReport {
         let primes = format!("{:?} bits, special {:?}", self.ciphertext_primes_bits, self.special_primes_bits);
         let source = if self.calibration.synthetic { "synthetic inputs" } else { "samples" };
         f.write_str(&text::fields(&[
+            ("best in", self.prefer.to_string()),
             ("ring", format!("degree 2^{}, log2(QP) {:.1}", self.log_n, self.log_qp)),
             ("primes", primes),
             (

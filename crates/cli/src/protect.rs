@@ -34,33 +34,28 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
     let scheme = wanted.scheme;
     let request = ProtectRequest { classes, scheme, fixed_point, ..files.request(&wanted.name, &wanted.how) };
     let blamed = |error| files.blamed(error);
-    let prepare = |owner: &Owner| {
-        let prepared = owner.prepare(&request).map_err(blamed)?;
-        Ok::<_, Failure>(prepared.with_flooding(wanted.how.flooding))
+    let plan = |owner: &Owner| {
+        let prepared = owner.prepare(&request).map_err(blamed)?.with_flooding(wanted.how.flooding);
+        owner.plan_prepared(&request, prepared).map_err(blamed)
     };
-    let plan = |owner: &Owner| owner.plan_prepared(&request, prepare(owner)?).map_err(blamed);
     if wanted.dry_run {
         let (_directory, owner) = nowhere()?;
-        let (plan, calibration) = plan(&owner)?;
-        warn_of_ranges(terminal, &calibration);
-        warn_of_replaced(terminal, &calibration, &texts(&calibration));
-        return terminal.report(&PlanReport::new(&plan, calibration)?);
+        let planned = plan(&owner)?;
+        let calibration = planned.prepared().calibration();
+        warn_of_ranges(terminal, calibration);
+        warn_of_replaced(terminal, calibration, &texts(calibration));
+        return terminal.report(&PlanReport::new(&planned, request.prefer)?);
     }
     let owner = home.owner_or_new()?;
-    let plan = if wanted.explain {
-        let (plan, calibration) = plan(&owner)?;
-        Some(PlanReport::new(&plan, calibration)?)
-    } else {
-        None
-    };
+    let (vault, _) = home.vault_or_new()?;
+    let planned = plan(&owner)?;
+    let plan = wanted.explain.then(|| PlanReport::new(&planned, request.prefer)).transpose()?;
     if let Some(plan) = &plan {
         terminal.text(plan)?;
     }
-    let (vault, _) = home.vault_or_new()?;
-    let prepared = prepare(&owner)?;
     // Before anything is encrypted: it takes long, and these may be reasons not to.
-    warn_of_replaced(terminal, prepared.calibration(), &prepared.replaced());
-    let report = owner.protect_prepared(&request, prepared, &vault, &OnBars(terminal.bars()));
+    warn_of_replaced(terminal, planned.prepared().calibration(), &planned.prepared().replaced());
+    let report = owner.protect_planned(&request, planned, &vault, &OnBars(terminal.bars()));
     let report = report.map_err(blamed)?;
     warn_of_ranges(terminal, &report.calibration);
     terminal.report(&Protected { report, plan })
@@ -94,8 +89,6 @@ impl<'a> Files<'a> {
         let mut substitutions = Substitutions::none();
         how.activations.iter().for_each(|others| substitutions.extend(others));
         ProtectRequest {
-            onnx: &self.onnx,
-            name,
             scope: how.scope.clone(),
             encrypted_input: how.input == InputMode::Encrypted,
             plain_weights: how.weights == InputMode::Plain,
@@ -105,11 +98,10 @@ impl<'a> Files<'a> {
             security: how.security,
             force: how.force,
             fold: !how.unfolded,
-            classes: None,
             memory_limit: how.memory_limit,
+            prefer: how.prefer,
             costs: Some(&self.costs),
-            scheme: Scheme::Ckks,
-            fixed_point: None,
+            ..ProtectRequest::new(&self.onnx, name)
         }
     }
 
@@ -200,6 +192,7 @@ impl fmt::Display for Protected {
             ("network", format!("{}@{}", r.name, r.version)),
             ("id", r.id.clone()),
             ("protected", format!("scope {}, {} input{}", r.scope, r.input, integers(r))),
+            ("best in", r.settings.prefer.to_string()),
             ("security", parameters),
             ("weights", weights),
             ("keys", keys),

@@ -47,6 +47,20 @@ fn a_whole_network_is_simulated_explained_and_measured_layer_by_layer() {
     assert!((seconds / number(&plan["predicted"]["infer"], "seconds") - 1.0).abs() < 1e-6);
     let bytes: u64 = layers.iter().map(|l| l["bytes"].as_u64().unwrap()).sum();
     assert_eq!(bytes, protected["model_bytes"]);
+    // Nothing but some headers is missing in the predicted sizes.
+    let packed = number(&protected, "model_bytes") + number(&protected, "key_bytes");
+    let predicted = |plan: &Value, what: &str| {
+        let sizes = &plan["predicted"][what];
+        number(sizes, "key_bytes") + number(sizes, "weight_bytes")
+    };
+    assert!((predicted(plan, "bundle") / packed - 1.0).abs() < 1e-2, "{packed}");
+    // Another preference is planned for, and told.
+    let lean = owner.json(&with(&cryptonets("protect"), &["--name", "lean", "--prefer", "memory", "--explain"]));
+    assert_eq!((&plan["prefer"], &lean["plan"]["prefer"]), (&"speed".into(), &"memory".into()));
+    assert!(predicted(&lean["plan"], "memory") < predicted(plan, "memory"));
+    let shown = String::from_utf8(owner.run(&["show", "lean"]).stdout).unwrap();
+    let told = shown.lines().any(|l| l.contains("settings.prefer") && l.contains("memory"));
+    assert!(told, "{shown}");
     for layer in layers {
         assert!(number(layer, "precision_bits") > 5.0, "{layer}");
         let levels = layer["levels"].as_array().unwrap();
@@ -64,6 +78,12 @@ fn a_whole_network_is_simulated_explained_and_measured_layer_by_layer() {
     let steps: f64 = inferred["profile"].as_array().unwrap().iter().map(|s| number(s, "seconds")).sum();
     let layers: f64 = measured.iter().map(|l| number(l, "seconds")).sum();
     assert!((layers / steps - 1.0).abs() < 1e-9);
+    // The prediction is the plan's, for a machine whose NTTs take so many times longer.
+    let scale = number(&inferred, "predicted_scale");
+    for (measured, planned) in measured.iter().zip(plan["layers"].as_array().unwrap()) {
+        let (found, expected) = (number(measured, "predicted_seconds"), number(&planned["work"], "seconds"));
+        assert!((found / (scale * expected) - 1.0).abs() < 1e-2, "{measured} {planned}");
+    }
     let verified = owner.json(&["verify", "digits", "--input", &digits, "--limit", "40"]);
     let found = number(&verified, "max_abs_error");
     assert!(found < forecast && found < 8.0 * error && error < 8.0 * found, "simulated {error}, measured {found}");

@@ -2,13 +2,13 @@
 
 use crate::failure;
 use crate::output::{Output, SigningDevice};
+use crate::profile::Profile;
 use serde::Serialize;
 use std::fmt;
 use std::path::Path;
 use std::time::Instant;
 use subrosa_edge_agent::{Options, Processor};
 use subrosa_fhe::wire;
-use subrosa_program::{LayerSteps, Program, Step};
 use subrosa_terminal::machine::median;
 use subrosa_terminal::{Bars, Failure, text};
 
@@ -31,29 +31,6 @@ pub struct InferRequest<'a> {
     pub signer: Option<SigningDevice>,
     /// Whom to trust, and threads.
     pub options: Options,
-}
-
-/// A step of the evaluation and its time.
-#[derive(Debug, Clone, Serialize)]
-pub struct StepTime {
-    /// What it does.
-    pub step: &'static str,
-    /// What constants it reads, if any: the layer they belong to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub constants: Option<String>,
-    /// Median over the samples.
-    pub seconds: f64,
-}
-
-/// The steps of one layer and their time.
-#[derive(Debug, Clone, Serialize)]
-pub struct LayerTime {
-    /// Its name.
-    pub layer: String,
-    /// Its steps.
-    pub steps: usize,
-    /// Sum of their medians.
-    pub seconds: f64,
 }
 
 /// What `infer` did and how long it took.
@@ -92,12 +69,9 @@ pub struct InferReport {
     /// Public key of the device that signed the results, in hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_key: Option<String>,
-    /// The steps of the evaluation, with `--profile`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub profile: Vec<StepTime>,
-    /// The same summed up by layers.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub profile_layers: Vec<LayerTime>,
+    /// Where the time of the evaluation goes, with `--profile`.
+    #[serde(flatten)]
+    pub profile: Option<Profile>,
 }
 
 /// Loads the bundle, runs every sample through the plain part and the blind evaluation, writes the results file.
@@ -147,7 +121,7 @@ pub fn infer(request: &InferRequest, bars: &Bars) -> Result<InferReport, Failure
 
     let (manifest, output) = (processor.manifest(), &processor.program().output);
     let (signer, trusted) = processor.signer();
-    let profile = profile(processor.program(), &mut step_times);
+    let profile = request.profile.then(|| Profile::new(&processor, &mut step_times));
     Ok(InferReport {
         id: manifest.id.clone(),
         name: manifest.name.clone(),
@@ -167,29 +141,8 @@ pub fn infer(request: &InferRequest, bars: &Bars) -> Result<InferReport, Failure
         owner: signer.fingerprint(),
         trusted,
         device_key: request.signer.as_ref().map(SigningDevice::public_key),
-        profile_layers: by_layer(processor.program(), &profile),
         profile,
     })
-}
-
-/// The medians, step by step.
-fn profile(program: &Program, times: &mut [Vec<f64>]) -> Vec<StepTime> {
-    let name = |group: usize| program.constants.get(group).map(|g| g.name.clone());
-    let timed = |(step, times): (&Step, &mut Vec<f64>)| StepTime {
-        step: step.name(),
-        constants: step.constants().and_then(name),
-        seconds: median(times),
-    };
-    program.steps.iter().zip(times).map(timed).collect()
-}
-
-/// The sums, layer by layer.
-fn by_layer(program: &Program, profile: &[StepTime]) -> Vec<LayerTime> {
-    let time = |at: &usize| profile.get(*at).map_or(0.0, |s| s.seconds);
-    let layers = if profile.is_empty() { Vec::new() } else { program.layers() };
-    let layer =
-        |l: LayerSteps| LayerTime { steps: l.steps.len(), seconds: l.steps.iter().map(time).sum(), layer: l.name };
-    layers.into_iter().map(layer).collect()
 }
 
 impl fmt::Display for InferReport {
@@ -215,16 +168,6 @@ impl fmt::Display for InferReport {
         if let Some(key) = &self.device_key {
             write!(f, "{}", text::fields(&[("signed by", key.clone())]))?;
         }
-        if self.profile.is_empty() {
-            return Ok(());
-        }
-        let head = ["layer", "steps", "time"].map(str::to_owned);
-        let row = |l: &LayerTime| [l.layer.clone(), l.steps.to_string(), text::seconds(l.seconds)];
-        let rows: Vec<_> = std::iter::once(head).chain(self.profile_layers.iter().map(row)).collect();
-        write!(f, "\n{}", text::table(&rows))?;
-        let head = ["step".to_owned(), "constants".to_owned(), "time".to_owned()];
-        let row = |s: &StepTime| [s.step.to_owned(), s.constants.clone().unwrap_or_default(), text::seconds(s.seconds)];
-        let rows: Vec<_> = std::iter::once(head).chain(self.profile.iter().map(row)).collect();
-        write!(f, "\n{}", text::table(&rows))
+        self.profile.as_ref().map_or(Ok(()), |profile| profile.fmt(f))
     }
 }

@@ -6,11 +6,13 @@ mod failure;
 mod infer;
 mod info;
 mod output;
+mod profile;
 mod run;
 
 pub use failure::failure;
 pub use infer::{InferReport, InferRequest, infer};
 pub use output::SigningDevice;
+pub use profile::{LayerTime, Profile, StepTime};
 
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;

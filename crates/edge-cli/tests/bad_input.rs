@@ -34,24 +34,7 @@ static FILES: LazyLock<Files> = LazyLock::new(|| {
         if who == "owner" {
             let onnx = fs::read(format!("{FIXTURES}/torch-tabular.onnx")).unwrap();
             let data = subrosa_input::read(&format!("{FIXTURES}/torch-tabular.input.npy"), None).unwrap();
-            let request = ProtectRequest {
-                onnx: &onnx,
-                name: "tabular",
-                scope: Default::default(),
-                encrypted_input: true,
-                plain_weights: false,
-                substitutions: Default::default(),
-                preprocess: None,
-                calibrate: Some(&data),
-                security: 128.try_into().unwrap(),
-                force: false,
-                fold: true,
-                classes: None,
-                memory_limit: None,
-                costs: None,
-                scheme: Default::default(),
-                fixed_point: None,
-            };
+            let request = ProtectRequest { calibrate: Some(&data), ..ProtectRequest::new(&onnx, "tabular") };
             let report = owner.protect(&request, &vault, &Silent).unwrap();
             owner.deploy(&report.id, &place.join("good.srb"), &identity).unwrap();
         }

@@ -22,7 +22,9 @@ mod split;
 
 pub use activation::{Activation, ActivationKind, ParseSubstitutionsError, Substitute, Substitutions};
 pub use chain::{Chain, Dense, LayerTrace};
-pub use circuit::{Circuit, CircuitLayer, CircuitSplit, LayerActivation, Place, Source, SparseMatrix, Term};
+pub use circuit::{
+    Circuit, CircuitLayer, CircuitSplit, LayerActivation, LayerValues, Place, Source, SparseMatrix, TOGETHER, Term,
+};
 pub use error::NetworkError;
 pub use fit::{Fit, FitChoice, FitError, FitErrors, FitMethod, Interval, ScalarFunction, SignDegrees};
 pub use graph::{Constant, Graph, Node};

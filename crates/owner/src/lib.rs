@@ -26,7 +26,9 @@ pub use error::OwnerError;
 pub use exact::{Dishonest, IntegerSettings, TracedBudget};
 pub use fitting::FittedActivation;
 pub use inspection::{Inspection, ScopeInfo, WholeLayer};
-pub use protection::{COST_MODEL_FILE, Prepared, ProtectReport, ProtectRequest, Settings, USUAL_MEMORY, cost_model};
+pub use protection::{
+    COST_MODEL_FILE, Planned, Prepared, ProtectReport, ProtectRequest, Settings, USUAL_MEMORY, cost_model,
+};
 pub use simulation::Simulated;
 pub use verification::{Comparison, VerifyRequest};
 

@@ -5,8 +5,8 @@ use crate::fitting::{self, FittedActivation, Samples};
 use crate::protection::Settings;
 use rayon::prelude::*;
 use subrosa_network::{
-    Activation, CircuitLayer, CircuitSplit, LayerActivation, Network, NetworkError, Polynomial, Replaced, Scope,
-    Source, Split, Substitutions,
+    Activation, CircuitLayer, CircuitSplit, LayerActivation, LayerValues, Network, NetworkError, Polynomial, Replaced,
+    Scope, Source, Split, Substitutions, TOGETHER,
 };
 
 /// The last linear map's result, and what the network gives.
@@ -191,7 +191,7 @@ impl Protected {
     pub fn evaluate_within(&self, samples: &[Vec<f64>]) -> Vec<(Outputs, Vec<Option<usize>>)> {
         match self {
             Self::Chain(_) => self.evaluate(samples).into_iter().map(|both| (both, Vec::new())).collect(),
-            Self::Circuit(whole) => samples.par_iter().map(|x| whole.evaluate(x)).collect(),
+            Self::Circuit(whole) => samples.par_chunks(TOGETHER).flat_map_iter(|some| whole.evaluate(some)).collect(),
         }
     }
 
@@ -243,16 +243,22 @@ impl Whole {
         self.fits.iter().map(move |fit| (fit, layer(&fit.layer)))
     }
 
-    fn evaluate(&self, sample: &[f64]) -> (Outputs, Vec<Option<usize>>) {
-        let mut trace = self.split.circuit.eval_trace(sample);
-        let outside = self.fitted_layers().map(|(fit, layer)| {
-            let (index, layer) = layer?;
-            let (lo, hi) = fit.interval;
-            let (values, _) = trace.get(index)?;
-            let fitted = layer.activation != LayerActivation::Identity;
-            fitted.then(|| values.iter().filter(|x| !(lo..=hi).contains(*x)).count())
-        });
-        let outside = outside.collect();
-        (trace.pop().unwrap_or_default(), outside)
+    fn evaluate(&self, samples: &[Vec<f64>]) -> Vec<(Outputs, Vec<Option<usize>>)> {
+        let samples: Vec<&[f64]> = samples.iter().map(Vec::as_slice).collect();
+        let outside = |trace: &LayerValues| -> Vec<Option<usize>> {
+            let of_layer = |(fit, layer): (&FittedActivation, Option<(usize, &CircuitLayer)>)| {
+                let (index, layer) = layer?;
+                let (lo, hi) = fit.interval;
+                let (values, _) = trace.get(index)?;
+                let fitted = layer.activation != LayerActivation::Identity;
+                fitted.then(|| values.iter().filter(|x| !(lo..=hi).contains(*x)).count())
+            };
+            self.fitted_layers().map(of_layer).collect()
+        };
+        let with_outputs = |mut trace: LayerValues| {
+            let outside = outside(&trace);
+            (trace.pop().unwrap_or_default(), outside)
+        };
+        self.split.circuit.eval_traces(&samples).into_iter().map(with_outputs).collect()
     }
 }

@@ -15,7 +15,7 @@ use subrosa_fhe::security::SecurityLevel;
 use subrosa_fhe::{Encoder, Kernel, Parameters, Scheme};
 use subrosa_input::{Dataset, Preprocess};
 use subrosa_network::{Circuit, Network, Polynomial, Scope, Substitutions};
-use subrosa_plan::{CostModel, FixedPoint, Forecast, Plan, PlanRequest, WholeRequest, plan, plan_whole};
+use subrosa_plan::{CostModel, FixedPoint, Forecast, Plan, PlanRequest, Prefer, WholeRequest, plan, plan_whole};
 use subrosa_program::ConstantGroup;
 use subrosa_program::bundle::{Manifest, PackedConstant, ProtectedWriter, packed_len};
 use subrosa_registry::{NewModel, Vault};
@@ -59,12 +59,39 @@ pub struct ProtectRequest<'a> {
     pub classes: Option<Vec<String>>,
     /// Most bytes of keys and weights that the edge may keep in memory; `None` is [`USUAL_MEMORY`].
     pub memory_limit: Option<u64>,
+    /// What the plan is to be best in.
+    pub prefer: Prefer,
     /// What the engine's work costs on the edge; `None` takes [`cost_model`] of the owner's home.
     pub costs: Option<&'a CostModel>,
     /// The encryption scheme.
     pub scheme: Scheme,
     /// What values are multiplied by before they are rounded to integers; `None` lets the planner find it. Only in BGV.
     pub fixed_point: Option<FixedPoint>,
+}
+
+impl<'a> ProtectRequest<'a> {
+    /// The usual way: the classifier, weights and input encrypted, 128 bits, for speed.
+    pub fn new(onnx: &'a [u8], name: &'a str) -> Self {
+        Self {
+            onnx,
+            name,
+            scope: Scope::default(),
+            encrypted_input: true,
+            plain_weights: false,
+            substitutions: Substitutions::none(),
+            preprocess: None,
+            calibrate: None,
+            security: SecurityLevel::Bits128,
+            force: false,
+            fold: true,
+            classes: None,
+            memory_limit: None,
+            prefer: Prefer::default(),
+            costs: None,
+            scheme: Scheme::default(),
+            fixed_point: None,
+        }
+    }
 }
 
 /// What `protect` did; stored with the model.
@@ -138,6 +165,9 @@ pub struct Settings {
     pub output_activation: Option<Polynomial>,
     /// Names of the classes.
     pub classes: Option<Vec<String>>,
+    /// What the plan was to be best in.
+    #[serde(default)]
+    pub prefer: Prefer,
     /// The integer network; none in CKKS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub integers: Option<IntegerSettings>,
@@ -184,6 +214,24 @@ impl Prepared {
     }
 }
 
+/// A prepared network with the plan of its protection.
+pub struct Planned {
+    prepared: Prepared,
+    plan: Plan,
+}
+
+impl Planned {
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What it was made from.
+    pub fn prepared(&self) -> &Prepared {
+        &self.prepared
+    }
+}
+
 impl Owner {
     /// Imports, splits and calibrates a network, which says what replaced activations cost before anything is encrypted.
     ///
@@ -193,21 +241,17 @@ impl Owner {
         prepare(request)
     }
 
-    /// Plans a network's protection without generating or storing anything; returns the plan and what calibration found.
-    pub fn plan(&self, request: &ProtectRequest) -> Result<(Plan, Calibration), OwnerError> {
+    /// Plans a network's protection without generating or storing anything.
+    pub fn plan(&self, request: &ProtectRequest) -> Result<Planned, OwnerError> {
         self.plan_prepared(request, prepare(request)?)
     }
 
     /// The same of a network that was prepared.
-    pub fn plan_prepared(
-        &self,
-        request: &ProtectRequest,
-        prepared: Prepared,
-    ) -> Result<(Plan, Calibration), OwnerError> {
-        Ok((self.make_plan(request, &prepared)?, prepared.calibration))
+    pub fn plan_prepared(&self, request: &ProtectRequest, prepared: Prepared) -> Result<Planned, OwnerError> {
+        Ok(Planned { plan: self.make_plan(request, &prepared)?, prepared })
     }
 
-    /// Prepares a network and protects it, see [`protect_prepared`](Self::protect_prepared).
+    /// Prepares a network, plans its protection and protects it, see [`protect_planned`](Self::protect_planned).
     pub fn protect(
         &self,
         request: &ProtectRequest,
@@ -215,20 +259,19 @@ impl Owner {
         progress: &dyn Progress,
     ) -> Result<ProtectReport, OwnerError> {
         subrosa_registry::validate_name(request.name)?;
-        self.protect_prepared(request, prepare(request)?, vault, progress)
+        self.protect_planned(request, self.plan(request)?, vault, progress)
     }
 
     /// Generates keys, encrypts every weight and bias of the protected part and registers the result. The vault receives
     /// the network's secret key before the registry names the network; a crash leaves the old or the new state.
-    pub fn protect_prepared(
+    pub fn protect_planned(
         &self,
         request: &ProtectRequest,
-        prepared: Prepared,
+        Planned { prepared, plan }: Planned,
         vault: &Vault,
         progress: &dyn Progress,
     ) -> Result<ProtectReport, OwnerError> {
         subrosa_registry::validate_name(request.name)?;
-        let plan = self.make_plan(request, &prepared)?;
         let program = &plan.program;
         let parameters = Parameters::new(program.parameters.clone(), Kernel::active()?)?;
 
@@ -257,6 +300,7 @@ impl Owner {
             layers_plain,
             layers_encrypted: prepared.protected.layers(),
             outputs: prepared.network.outputs(),
+            predicted: Some(plan.predicted_times()),
         };
         let path = staging.dir().join(PROTECTED_FILE);
         let mut file = ProtectedWriter::create(&path, &manifest, program, front, &keys.public, &keys.evaluation)?;
@@ -306,6 +350,7 @@ impl Owner {
                 preprocess: request.preprocess.clone(),
                 output_activation: prepared.protected.output_activation(),
                 classes: request.classes.clone(),
+                prefer: request.prefer,
                 integers: plan
                     .integer_network()
                     .map(|network| IntegerSettings { fixed_point: network.fixed_point().clone(), fold: request.fold }),
@@ -337,22 +382,9 @@ impl Owner {
 }
 
 impl Owner {
-    /// The plan of least predicted time; one that takes more than [`USUAL_MEMORY`] is not taken unless it is permitted.
+    /// The plan that is best in what is preferred; none that takes more than [`USUAL_MEMORY`] unless it is permitted.
     pub(crate) fn make_plan(&self, request: &ProtectRequest, prepared: &Prepared) -> Result<Plan, OwnerError> {
-        let plan = self.plan_within(request, prepared, request.memory_limit)?;
-        // Not before: a search within limits takes longer.
-        if request.memory_limit.is_none() && plan.prediction.memory.bytes() > USUAL_MEMORY {
-            return self.plan_within(request, prepared, Some(USUAL_MEMORY));
-        }
-        Ok(plan)
-    }
-
-    fn plan_within(
-        &self,
-        request: &ProtectRequest,
-        prepared: &Prepared,
-        memory_limit: Option<u64>,
-    ) -> Result<Plan, OwnerError> {
+        let memory_limit = Some(request.memory_limit.unwrap_or(USUAL_MEMORY));
         let kernel = Kernel::active()?;
         let costs = request.costs.cloned().unwrap_or_else(|| cost_model(&self.home, kernel));
         let calibration = &prepared.calibration;
@@ -370,6 +402,7 @@ impl Owner {
                 security: request.security,
                 max_error: prepared.max_error(calibration.wanted_error_of_circuit()),
                 memory_limit,
+                prefer: request.prefer,
                 costs: &costs,
                 kernel,
             })
@@ -393,15 +426,16 @@ impl Owner {
                     security: request.security,
                     max_error: prepared.max_error(calibration.wanted_error()),
                     memory_limit,
+                    prefer: request.prefer,
                     costs: &costs,
                     kernel,
                 });
                 // A whole network of dense layers is a circuit too, whose error is simulated and not bounded: often a smaller ring.
                 let may_be_circuit = request.scope == Scope::All && request.fold && !calibration.synthetic;
                 let circuit = may_be_circuit.then(|| prepared.network.circuit(&request.scope, &request.substitutions));
-                let seconds = |plan: &Plan| plan.forecast.prepare_seconds + plan.forecast.infer_seconds;
+                let rank = |plan: &Plan| request.prefer.rank(&plan.prediction);
                 match (as_chain, circuit.and_then(Result::ok).map(|split| whole(&split.circuit))) {
-                    (Ok(chain), Some(Ok(circuit))) if seconds(&circuit) < seconds(&chain) => Ok(circuit),
+                    (Ok(chain), Some(Ok(circuit))) if rank(&circuit) < rank(&chain) => Ok(circuit),
                     (Err(_), Some(Ok(circuit))) => Ok(circuit),
                     (as_chain, _) => as_chain,
                 }
@@ -453,6 +487,9 @@ pub(crate) fn prepare(request: &ProtectRequest) -> Result<Prepared, OwnerError> 
         return Err(OwnerError::Usage(
             "--scheme bgv encrypts the weights: leave out --weights plain, or use --scheme ckks".into(),
         ));
+    }
+    if request.prefer != Prefer::Speed && request.scheme == Scheme::Bgv {
+        return Err(OwnerError::Usage("--prefer is for --scheme ckks: integer programs are planned for speed".into()));
     }
     if request.plain_weights && !request.encrypted_input {
         return Err(OwnerError::Usage("plain weights with plain input protect nothing: encrypt one of them".into()));

@@ -12,22 +12,13 @@ use subrosa_owner::{Comparison, OwnerError, ProtectReport, ProtectRequest, Silen
 
 fn request<'a>(f: &'a Fixture, scope: &Scope, encrypted_input: bool, security: SecurityLevel) -> ProtectRequest<'a> {
     ProtectRequest {
-        onnx: &f.onnx,
-        name: "exact",
         scope: scope.clone(),
         encrypted_input,
-        substitutions: Default::default(),
         preprocess: (!f.preprocess.is_empty()).then(|| f.preprocess.parse().unwrap()),
         calibrate: Some(&f.data),
         security,
-        force: false,
-        fold: true,
-        classes: None,
-        memory_limit: None,
-        costs: None,
-        plain_weights: false,
         scheme: Scheme::Bgv,
-        fixed_point: None,
+        ..ProtectRequest::new(&f.onnx, "exact")
     }
 }
 
@@ -166,7 +157,9 @@ fn what_integers_cannot_do_is_refused_with_what_would() {
     // Numbers whose scale is squared twice.
     let deep = fixture("torch-mlp-poly");
     let text = refused(&deep, &|r| r.fixed_point = Some("input=1500,weights=1500/1500/1500".parse().unwrap()));
-    assert!(text.contains("--scheme ckks") && text.contains("--scope last"), "{text}");
+    assert!(text.contains("without --fixed-point there is a plan"), "{text}");
+    // And it is so.
+    assert_eq!(refused(&deep, &|_| ()), "");
     let cnn = fixture("torch-small-cnn");
     let text = refused(&cnn, &|r| {
         r.scope = Scope::All;

@@ -37,22 +37,11 @@ fn request<'a>(
     preprocess: &Preprocess,
 ) -> ProtectRequest<'a> {
     ProtectRequest {
-        onnx,
-        name: "foreign",
         scope: Scope::All,
-        encrypted_input: true,
-        plain_weights: false,
         substitutions: activation.parse().unwrap(),
         preprocess: Some(preprocess.clone()),
         calibrate,
-        security: SecurityLevel::Bits128,
-        force: false,
-        fold: true,
-        classes: None,
-        memory_limit: None,
-        costs: None,
-        scheme: Default::default(),
-        fixed_point: None,
+        ..ProtectRequest::new(onnx, "foreign")
     }
 }
 

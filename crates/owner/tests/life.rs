@@ -43,24 +43,7 @@ fn without_calibration_data_real_inputs_stay_in_range_and_agree() {
 #[test]
 fn a_deep_chain_without_calibration_data_is_refused_with_the_cure() {
     let f = fixture("torch-mlp-poly");
-    let request = subrosa_owner::ProtectRequest {
-        onnx: &f.onnx,
-        name: "deep",
-        scope: Scope::Classifier,
-        encrypted_input: true,
-        plain_weights: false,
-        substitutions: Default::default(),
-        preprocess: None,
-        calibrate: None,
-        security: SecurityLevel::Bits128,
-        force: false,
-        fold: true,
-        classes: None,
-        memory_limit: None,
-        costs: None,
-        scheme: Default::default(),
-        fixed_point: None,
-    };
+    let request = subrosa_owner::ProtectRequest::new(&f.onnx, "deep");
     let home = Home::new();
     let text = home.owner.plan(&request).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(text.contains("--calibrate"), "{text}");
@@ -72,22 +55,10 @@ fn results_decrypt_to_labels_names_and_what_the_policy_reveals() {
     let f = fixture("torch-tabular");
     let home = Home::new();
     let request = |classes: &[&str]| subrosa_owner::ProtectRequest {
-        onnx: &f.onnx,
-        name: "tumours",
-        scope: Scope::Classifier,
         encrypted_input: false,
-        plain_weights: false,
-        substitutions: Default::default(),
-        preprocess: None,
         calibrate: Some(&f.data),
-        security: SecurityLevel::Bits128,
-        force: false,
-        fold: true,
         classes: Some(classes.iter().map(ToString::to_string).collect()),
-        memory_limit: None,
-        costs: None,
-        scheme: Default::default(),
-        fixed_point: None,
+        ..subrosa_owner::ProtectRequest::new(&f.onnx, "tumours")
     };
     let refused = home.owner.protect(&request(&["malignant"]), &home.vault, &Silent).map(|_| ());
     assert!(refused.is_err_and(|e| e.to_string().contains("2 outputs")));

@@ -56,22 +56,10 @@ fn scores_from_the_edge(name: &str, encrypted_input: bool) -> (Vec<Vec<f64>>, f6
     let onnx = std::fs::read(path(".onnx")).unwrap();
     let data = read(path(".input.npy").to_str().unwrap(), None).unwrap();
     let request = ProtectRequest {
-        onnx: &onnx,
-        name,
         scope: Scope::All,
         encrypted_input,
-        plain_weights: false,
-        substitutions: Default::default(),
-        preprocess: None,
         calibrate: Some(&data),
-        security: SecurityLevel::Bits128,
-        force: false,
-        fold: true,
-        classes: None,
-        memory_limit: None,
-        costs: None,
-        scheme: Default::default(),
-        fixed_point: None,
+        ..ProtectRequest::new(&onnx, name)
     };
     let report = home.owner.protect(&request, &home.vault, &Silent).unwrap();
     let dir = tempfile::tempdir().unwrap();

@@ -13,6 +13,7 @@ mod forecast;
 mod keys;
 mod layouts;
 mod plan;
+mod prefer;
 mod primes;
 mod search;
 mod single;
@@ -21,7 +22,10 @@ mod whole;
 
 pub use chain::{InputRange, Ranges};
 pub use cost::{CostModel, CostModelError, MeasureError, Memory, Prediction, StepWork, Stream, Work, predict};
-pub use exact::{ExactError, ExactRequest, FixedPoint, IntegerError, IntegerNetwork, forecast_budgets, plan_exact};
+pub use exact::{
+    ExactError, ExactRequest, FixedPoint, IntegerError, IntegerNetwork, Nearest, forecast_budgets, plan_exact,
+};
 pub use plan::{Forecast, Plan};
+pub use prefer::Prefer;
 pub use search::{Alternative, PlanError, PlanRequest, Verdict, plan};
-pub use whole::{SimulateError, Simulation, StepError, WholeError, WholeRequest, plan_whole};
+pub use whole::{Nearest, SimulateError, Simulation, StepError, WholeError, WholeRequest, plan_whole};

@@ -7,11 +7,13 @@ use crate::forecast::Deviations;
 use crate::keys::{KeySet, Shapes};
 use crate::primes::PrimeChain;
 use crate::search::{Alternative, PlanError};
-use crate::whole::{Constant, SimulateError, Simulation, StepError, gaussian, simulate, step_errors};
-use rand::SeedableRng;
+use crate::whole::{Constant, SimulateError, Simulation, StepError, simulate, step_errors};
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
 use serde::{Deserialize, Serialize};
 use subrosa_fhe::{Encoder, Kernel, ParameterSpec, Parameters, Plaintext};
+use subrosa_program::bundle::PredictedTimes;
 use subrosa_program::layout::{CoefficientDot, CoefficientRows, Diagonals};
 use subrosa_program::{KeyRequirement, Program};
 
@@ -230,9 +232,16 @@ impl Plan {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             let tail = Deviations::new(self.program.parameters.log_n).tail(1.0, outputs.len());
             let deviation = self.forecast.max_abs_error / tail;
-            outputs.iter_mut().for_each(|y| *y += deviation * gaussian(&mut rng));
+            outputs.iter_mut().for_each(|y| *y += deviation * rng.sample::<f64, _>(StandardNormal));
         }
         Simulation { outputs, largest }
+    }
+
+    /// The times as a bundle carries them.
+    pub fn predicted_times(&self) -> PredictedTimes {
+        let nanoseconds = |seconds: f64| (1e9 * seconds).round() as u64;
+        let steps = self.prediction.steps.iter().map(|step| nanoseconds(step.work.seconds)).collect();
+        PredictedTimes { ntt: nanoseconds(self.costs.ntt_seconds(self.program.parameters.log_n)), steps }
     }
 
     /// Predicted time of one blind evaluation on one thread.

@@ -14,6 +14,7 @@ pub(crate) fn min_prime_bits(log_n: u32) -> u32 {
 }
 
 /// The largest primes of each size, found once.
+#[derive(Clone)]
 pub(crate) struct PrimePool {
     log_n: u32,
     found: BTreeMap<u32, Vec<u64>>,

@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use subrosa_fhe::security::{SecurityLevel, max_log_qp};
 use subrosa_fhe::{Encoder, Kernel, Parameters};
 use subrosa_network::{Activation, Chain, Dense, Polynomial};
-use subrosa_plan::{CostModel, InputRange, Plan, PlanError, PlanRequest, plan};
+use subrosa_plan::{CostModel, InputRange, Plan, PlanError, PlanRequest, Prefer, plan};
 
 /// A chain with He-like weights and this activation between its layers, and samples as after a ReLU.
 fn chain(shape: &[usize], activation: &str, seed: u64) -> (Chain, Vec<Vec<f64>>) {
@@ -41,6 +41,16 @@ fn planned(
     encrypted_input: bool,
     security: SecurityLevel,
 ) -> Result<Plan, PlanError> {
+    planned_for(Prefer::Speed, chain, samples, encrypted_input, security)
+}
+
+fn planned_for(
+    prefer: Prefer,
+    chain: &Chain,
+    samples: &[Vec<f64>],
+    encrypted_input: bool,
+    security: SecurityLevel,
+) -> Result<Plan, PlanError> {
     let norm = |x: &Vec<f64>| x.iter().map(|v| v * v).sum::<f64>().sqrt();
     let max_norm = 1.5 * samples.iter().map(norm).fold(0.0, f64::max);
     let largest = samples.iter().flat_map(|x| chain.eval(x)).fold(0.0f64, |m, v| m.max(v.abs()));
@@ -52,6 +62,7 @@ fn planned(
         security,
         max_error: 1e-3 * largest,
         memory_limit: None,
+        prefer,
         costs: &CostModel::builtin(Kernel::Avx512Ifma),
         kernel: Kernel::Portable,
     })
@@ -119,4 +130,27 @@ fn a_chain_too_deep_for_any_ring_is_refused_with_the_cure() {
     let (deep, samples) = chain(&[4; 24], "poly:0,0.9,0.1", 1);
     let error = planned(&deep, &samples, true, SecurityLevel::Bits256).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(error.contains("--scope last"), "{error}");
+}
+
+#[test]
+fn what_is_preferred_is_not_larger_than_with_other_preferences() {
+    for (shape, encrypted_input) in [(&[784, 128, 10][..], true), (&[1600, 512, 10], true), (&[64, 37, 19, 10], false)]
+    {
+        let (chain, samples) = chain(shape, "x2+2x", 5);
+        let plans =
+            Prefer::ALL.map(|p| planned_for(p, &chain, &samples, encrypted_input, SecurityLevel::Bits128).unwrap());
+        let [speed, memory, bundle] = &plans;
+        let (memory_of, bundle_of) =
+            (|p: &Plan| p.prediction.memory.bytes() as f64, |p: &Plan| p.prediction.bundle.bytes() as f64);
+        for p in &plans {
+            println!("{shape:?} {:.2e} s {:.2e} {:.2e}", p.prediction.seconds(), memory_of(p), bundle_of(p));
+        }
+        for other in &plans {
+            // Of two that differ little, the faster is taken.
+            assert!(speed.prediction.seconds() <= 1.01 * other.prediction.seconds(), "{shape:?}");
+            assert!(memory_of(memory) <= 1.1 * memory_of(other), "{shape:?}");
+            assert!(bundle_of(bundle) <= 1.1 * bundle_of(other), "{shape:?}");
+        }
+        assert!(memory_of(memory) <= memory_of(speed) && bundle_of(bundle) <= bundle_of(speed), "{shape:?}");
+    }
 }

@@ -7,7 +7,7 @@ use subrosa_fhe::security::SecurityLevel;
 use subrosa_network::{
     ActivationKind, Circuit, CircuitLayer, LayerActivation, Place, Polynomial, Source, SparseMatrix, Term,
 };
-use subrosa_plan::{CostModel, InputRange, Plan, PlanError, WholeError, WholeRequest, plan_whole};
+use subrosa_plan::{CostModel, InputRange, Plan, PlanError, Prefer, WholeError, WholeRequest, plan_whole};
 
 /// Positions of an image, channel first.
 fn image(channels: u32, rows: u32, cols: u32) -> Vec<Place> {
@@ -102,6 +102,16 @@ impl Net {
     }
 
     fn plan(&self, samples: &[Vec<f64>], encrypted: Encrypted, memory_limit: Option<u64>) -> Result<Plan, PlanError> {
+        self.plan_for(Prefer::Speed, samples, encrypted, memory_limit)
+    }
+
+    fn plan_for(
+        &self,
+        prefer: Prefer,
+        samples: &[Vec<f64>],
+        encrypted: Encrypted,
+        memory_limit: Option<u64>,
+    ) -> Result<Plan, PlanError> {
         let costs = CostModel::builtin(Kernel::Avx512Ifma);
         let size = self.circuit.input_places.len() as f64;
         plan_whole(&WholeRequest {
@@ -114,6 +124,7 @@ impl Net {
             security: SecurityLevel::Bits128,
             max_error: 1e-2,
             memory_limit,
+            prefer,
             costs: &costs,
             kernel: Kernel::Portable,
         })
@@ -125,19 +136,38 @@ impl Net {
         let mut plans = Vec::new();
         for encrypted in [Encrypted::Both, Encrypted::Weights, Encrypted::Input] {
             let plan = self.plan(&samples, encrypted, None).unwrap();
-            plan.program.validate().unwrap();
-            for sample in self.samples(3) {
-                let expected = self.circuit.eval(&sample);
-                let distance =
-                    |found: &[f64]| found.iter().zip(&expected).fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
-                let exact = distance(&plan.simulate(&sample, None).unwrap().outputs);
-                assert!(exact < 1e-6, "off by {exact} without noise");
-                let noisy = distance(&plan.simulate(&sample, Some(3)).unwrap().outputs);
-                assert!(noisy > 1e-9 && noisy < plan.forecast.max_abs_error, "{noisy} {:?}", plan.forecast);
-            }
+            self.check_plan(&plan);
             plans.push(plan);
         }
         plans
+    }
+
+    /// The plan computes the circuit.
+    fn check_plan(&mut self, plan: &Plan) {
+        plan.program.validate().unwrap();
+        for sample in self.samples(3) {
+            let expected = self.circuit.eval(&sample);
+            let distance = |found: &[f64]| found.iter().zip(&expected).fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
+            let exact = distance(&plan.simulate(&sample, None).unwrap().outputs);
+            assert!(exact < 1e-6, "off by {exact} without noise");
+            let noisy = distance(&plan.simulate(&sample, Some(3)).unwrap().outputs);
+            assert!(noisy > 1e-9 && noisy < plan.forecast.max_abs_error, "{noisy} {:?}", plan.forecast);
+        }
+    }
+
+    /// Two convolutions and a dense layer.
+    fn small(seed: u64) -> Self {
+        let mut net = Self::new(seed, image(3, 8, 8));
+        let mut layer = Source::Input;
+        for channels in [8, 12] {
+            let places = image(channels, 8, 8);
+            let convolved = net.convolution(layer, &places, 3, 1, 1);
+            let quadratic = net.quadratic(&places);
+            layer = net.layer(places, vec![convolved], quadratic);
+        }
+        let scores = net.dense(layer, 4);
+        net.layer(image(4, 1, 1), vec![scores], LayerActivation::Identity);
+        net
     }
 }
 
@@ -238,4 +268,47 @@ fn what_cannot_be_planned_is_refused_with_its_layer() {
     net.circuit.layers[0].activation = LayerActivation::Function(ActivationKind::Relu);
     let error = net.plan(&samples, Encrypted::Both, None).err().unwrap().to_string();
     assert!(error.contains("'layer0'") && error.contains("--activation"), "{error}");
+}
+
+#[test]
+fn what_is_preferred_is_not_larger_than_with_other_preferences() {
+    let mut net = Net::small(8);
+    let samples = net.samples(6);
+    for encrypted in [Encrypted::Both, Encrypted::Weights, Encrypted::Input] {
+        let plan = |prefer| net.plan_for(prefer, &samples, encrypted, None).unwrap();
+        let plans = Prefer::ALL.map(plan);
+        let [speed, memory, bundle] = &plans;
+        for p in &plans {
+            println!("{:?} {:?} {:?}", p.prediction.seconds(), p.prediction.memory, p.prediction.bundle);
+        }
+        let (memory_of, bundle_of) =
+            (|p: &Plan| p.prediction.memory.bytes() as f64, |p: &Plan| p.prediction.bundle.bytes() as f64);
+        for other in &plans {
+            // Of two that differ little, the faster is taken.
+            assert!(speed.prediction.seconds() <= 1.01 * other.prediction.seconds());
+            assert!(memory_of(memory) <= 1.1 * memory_of(other));
+            assert!(bundle_of(bundle) <= 1.1 * bundle_of(other));
+        }
+        assert!(memory_of(memory) <= memory_of(speed) && bundle_of(bundle) <= bundle_of(speed));
+        if encrypted == Encrypted::Both {
+            assert!(memory_of(memory) < 0.95 * memory_of(speed) && bundle_of(bundle) < 0.95 * bundle_of(speed));
+        }
+        plans.iter().for_each(|p| net.check_plan(p));
+    }
+}
+
+#[test]
+fn a_network_that_does_not_fit_is_refused_with_what_would_and_that_does() {
+    let mut net = Net::small(9);
+    let samples = net.samples(6);
+    let least = net.plan_for(Prefer::Memory, &samples, Encrypted::Both, None).unwrap().prediction.memory.bytes();
+    let limited = net.plan(&samples, Encrypted::Both, Some(least)).unwrap();
+    assert!(limited.prediction.memory.bytes() <= least);
+    net.check_plan(&limited);
+    let Err(PlanError::Whole(refused)) = net.plan(&samples, Encrypted::Both, Some(least / 3)) else { panic!("fits") };
+    let text = refused.to_string();
+    let WholeError::Memory { limit, smallest, nearest: _ } = refused else { panic!("{text}") };
+    assert_eq!(limit, least / 3);
+    assert!(smallest > limit && smallest < 2 * least, "{smallest} {least}");
+    assert!(text.contains("--memory-limit") && text.contains("from:layer"), "{text}");
 }

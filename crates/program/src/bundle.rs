@@ -55,6 +55,18 @@ pub struct Manifest {
     pub layers_encrypted: usize,
     /// Outputs of the network.
     pub outputs: usize,
+    /// How long the evaluation will take, as the owner's planner predicts; absent in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<PredictedTimes>,
+}
+
+/// What is predicted of an evaluation on one thread of the machine that the owner's cost model is of, in nanoseconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PredictedTimes {
+    /// An NTT of one limb on that machine: other machines are compared by it.
+    pub ntt: u64,
+    /// Each step of the program, those of all channels together.
+    pub steps: Vec<u64>,
 }
 
 /// What is wrong with a bundle or a results file.

@@ -133,22 +133,15 @@ impl Setting<'_> {
         let vault = Vault::create_or_open(place, &passphrase).map_err(failure)?;
         let identity = OwnerIdentity::load_or_create(&vault).map_err(failure)?;
         let request = ProtectRequest {
-            onnx: &onnx,
-            name: "bench",
             scope: Scope::All,
             encrypted_input: self.encrypted_input,
-            plain_weights: false,
             substitutions: substitutions.clone(),
-            preprocess: None,
             calibrate: Some(&calibration),
             security: self.wanted.security,
-            force: false,
             fold: !self.wanted.unfolded,
-            classes: None,
-            memory_limit: None,
             costs: Some(self.costs),
             scheme: self.wanted.scheme,
-            fixed_point: None,
+            ..ProtectRequest::new(&onnx, "bench")
         };
         let protected = owner.protect(&request, &vault, &Silent).map_err(failure)?;
         let bundle = place.join("bench.srb");

@@ -15,9 +15,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use subrosa_fhe::SecurityLevel;
 use subrosa_input::{Dataset, Preprocess, Samples, read_bytes};
-use subrosa_network::{Network, Scope, Substitutions};
+use subrosa_network::{Network, Scope};
 use subrosa_owner::{Owner, ProtectRequest};
 use subrosa_plain::PlainNetwork;
 use subrosa_registry::{OwnerIdentity, Passphrase, Vault};
@@ -152,24 +151,8 @@ fn streams(
         ),
         ("machines", MACHINES, Scope::All, None, &machine_calibration, machines, expected.collect()),
     ] {
-        let request = ProtectRequest {
-            onnx,
-            name,
-            scope,
-            encrypted_input: true,
-            plain_weights: false,
-            substitutions: Substitutions::none(),
-            preprocess,
-            calibrate: Some(calibration),
-            security: SecurityLevel::Bits128,
-            force: false,
-            fold: true,
-            classes: None,
-            memory_limit: None,
-            costs: None,
-            scheme: Default::default(),
-            fixed_point: None,
-        };
+        let request =
+            ProtectRequest { scope, preprocess, calibrate: Some(calibration), ..ProtectRequest::new(onnx, name) };
         owner.protect(&request, &vault, &OnBars(terminal.bars())).map_err(failure)?;
         let edge = place.join(name);
         std::fs::create_dir_all(edge.join("in")).map_err(io("create", &edge))?;

@@ -15,9 +15,9 @@ use std::time::Instant;
 use story::Story;
 use subrosa_edge::{InferReport, InferRequest};
 use subrosa_edge_agent::Options;
-use subrosa_fhe::{Kernel, SecurityLevel};
+use subrosa_fhe::Kernel;
 use subrosa_input::{Dataset, Preprocess};
-use subrosa_network::{Network, Substitutions};
+use subrosa_network::Network;
 use subrosa_owner::{Decrypted, Deployed, Owner, OwnerError, ProtectReport, ProtectRequest, Reveal};
 use subrosa_registry::{OwnerIdentity, Passphrase, Vault};
 use subrosa_terminal::{Failure, Terminal, machine, text};
@@ -178,23 +178,14 @@ impl Run<'_, '_> {
         reference: &Reference,
     ) -> Result<(Mode, Vec<String>), Failure> {
         let input = if encrypted { "encrypted" } else { "plain" };
+        let name = format!("{}-{input}", self.story.images);
         let request = ProtectRequest {
-            onnx: self.story.onnx,
-            name: &format!("{}-{input}", self.story.images),
             scope: self.story.scope.clone(),
             encrypted_input: encrypted,
-            plain_weights: false,
-            substitutions: Substitutions::none(),
             preprocess: Some(preprocess.clone()),
             calibrate: Some(&reference.calibration),
-            security: SecurityLevel::Bits128,
-            force: false,
-            fold: true,
             classes: self.story.classes.clone(),
-            memory_limit: None,
-            costs: None,
-            scheme: Default::default(),
-            fixed_point: None,
+            ..ProtectRequest::new(self.story.onnx, &name)
         };
         let progress = OnBars(self.terminal.bars());
         let protected = self.owner.protect(&request, self.vault, &progress).map_err(failure)?;

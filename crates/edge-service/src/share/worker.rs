@@ -9,10 +9,11 @@ use crate::sample::{Fate, Sample};
 use crate::sources::Intake;
 use async_nats::Client;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, pull};
+use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{AckKind, Message};
 use futures_util::StreamExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Name of the consumer that all workers share.
@@ -21,8 +22,20 @@ const CONSUMER: &str = "subrosa-workers";
 const ALL_WORKERS: i64 = 100_000;
 /// Longest wait of one request for samples.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Least time between two looks for samples that are done and still in the queue.
+const TIDY_EVERY: Duration = Duration::from_secs(30);
 /// Longest wait between two attempts.
 const LONGEST: Duration = Duration::from_secs(5);
+
+/// Removes what all workers' consumer has acknowledged. The server does so itself, but one that was killed may have kept the
+/// acknowledgement and lost the removal (seen with nats-server 2.9.10), and a queue of bounded length would fill with such samples.
+async fn tidy(stream: &Stream, consumer: &mut Consumer<pull::Config>) -> Result<(), async_nats::Error> {
+    let done = consumer.info().await?.ack_floor.stream_sequence;
+    if stream.get_info().await?.state.first_sequence <= done {
+        stream.purge().sequence(done + 1).await?;
+    }
+    Ok(())
+}
 
 /// The work queue as a source.
 #[derive(Clone)]
@@ -58,7 +71,9 @@ impl WorkerSource {
     }
 
     async fn pull(&self, places: &Arc<Semaphore>, backoff: &mut Backoff) -> Result<(), async_nats::Error> {
-        let consumer = self.consumer().await?;
+        let stream = jetstream(&self.client).get_stream(&self.settings.stream).await?;
+        let mut consumer = self.consumer(&stream).await?;
+        let mut tidied: Option<Instant> = None;
         loop {
             // Never more than there are places, so that nothing waits here while its time to be acknowledged runs.
             let first = Arc::clone(places).acquire_owned().await?;
@@ -75,18 +90,23 @@ impl WorkerSource {
             });
             let count = all.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
             let mut batch = consumer.batch().max_messages(count).expires(PATIENCE).messages().await?;
+            let mut idle = true;
             while let Some(message) = batch.next().await {
                 let message = message?;
+                idle = false;
                 let Some(place) = all.as_mut().and_then(|all| all.split(1)) else { break };
                 tokio::spawn(self.clone().work(message, place));
             }
             self.intake.metrics.well_of(Part::Source, &self.source);
             backoff.reset();
+            if idle && tidied.is_none_or(|at| at.elapsed() >= TIDY_EVERY) {
+                tidy(&stream, &mut consumer).await?;
+                tidied = Some(Instant::now());
+            }
         }
     }
 
-    async fn consumer(&self) -> Result<Consumer<pull::Config>, async_nats::Error> {
-        let stream = jetstream(&self.client).get_stream(&self.settings.stream).await?;
+    async fn consumer(&self, stream: &Stream) -> Result<Consumer<pull::Config>, async_nats::Error> {
         let config = pull::Config {
             durable_name: Some(CONSUMER.into()),
             ack_policy: AckPolicy::Explicit,

@@ -39,24 +39,8 @@ impl TestOwner {
     pub fn bundle(&self, out: &Path) -> (String, u32) {
         let onnx = std::fs::read(format!("{FIXTURES}/torch-tabular.onnx")).unwrap();
         let data = subrosa_input::read(&format!("{FIXTURES}/torch-tabular.input.npy"), None).unwrap();
-        let request = ProtectRequest {
-            onnx: &onnx,
-            name: "tabular",
-            scope: Default::default(),
-            encrypted_input: false,
-            plain_weights: false,
-            substitutions: Default::default(),
-            preprocess: None,
-            calibrate: Some(&data),
-            security: 128.try_into().unwrap(),
-            force: false,
-            fold: true,
-            classes: None,
-            memory_limit: None,
-            costs: None,
-            scheme: Default::default(),
-            fixed_point: None,
-        };
+        let request =
+            ProtectRequest { encrypted_input: false, calibrate: Some(&data), ..ProtectRequest::new(&onnx, "tabular") };
         let report = self.owner.protect(&request, &self.vault, &Silent).unwrap();
         self.owner.deploy(&report.id, out, &self.identity).unwrap();
         (report.id, report.version)

@@ -64,22 +64,11 @@ impl Backend {
         let identity = OwnerIdentity::load_or_create(&vault).unwrap();
         let onnx = fs::read(format!("{ROOT}/models/mnist-cnn.onnx")).unwrap();
         let request = ProtectRequest {
-            onnx: &onnx,
-            name: "digits",
             scope: "last".parse().unwrap(),
             encrypted_input: false,
-            plain_weights: false,
-            substitutions: Default::default(),
             preprocess: Some("scale=1/255".parse().unwrap()),
             calibrate: Some(&digits(64)),
-            security: 128.try_into().unwrap(),
-            force: false,
-            fold: true,
-            classes: None,
-            memory_limit: None,
-            costs: None,
-            scheme: Default::default(),
-            fixed_point: None,
+            ..ProtectRequest::new(&onnx, "digits")
         };
         let model = owner.protect(&request, &vault, &Silent).unwrap().id;
         let bundle = place.join("digits.srb");

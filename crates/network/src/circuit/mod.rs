@@ -24,7 +24,7 @@ use crate::polynomial::Polynomial;
 use crate::split::Replaced;
 
 pub(crate) use scope::circuit;
-pub use sparse::SparseMatrix;
+pub use sparse::{SparseMatrix, TOGETHER};
 
 /// Where a value stands: channel, row, column, from 0. Value `i` of a flat vector has `(i, 0, 0)`, position `x` of a
 /// sequence `(channel, 0, x)`.
@@ -117,6 +117,9 @@ impl CircuitLayer {
     }
 }
 
+/// What each layer of a circuit gives for one input, before and after its activation.
+pub type LayerValues = Vec<(Vec<f64>, Vec<f64>)>;
+
 /// A whole network, or its end, as linear maps and activations.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Circuit {
@@ -151,23 +154,30 @@ impl Circuit {
     }
 
     /// What every layer gives for one input, before and after its activation.
-    pub fn eval_trace(&self, input: &[f64]) -> Vec<(Vec<f64>, Vec<f64>)> {
-        let mut trace: Vec<(Vec<f64>, Vec<f64>)> = Vec::with_capacity(self.layers.len());
+    pub fn eval_trace(&self, input: &[f64]) -> LayerValues {
+        self.eval_traces(&[input]).pop().unwrap_or_default()
+    }
+
+    /// The same for each of some inputs, which takes little longer than one for up to [`TOGETHER`] of them.
+    pub fn eval_traces(&self, inputs: &[&[f64]]) -> Vec<LayerValues> {
+        let mut traces: Vec<LayerValues> = vec![Vec::with_capacity(self.layers.len()); inputs.len()];
         for layer in &self.layers {
-            let mut linear = layer.bias.clone();
+            let mut linear = vec![layer.bias.clone(); inputs.len()];
             for term in &layer.terms {
-                let source = match term.source {
-                    Source::Input => input,
-                    Source::Layer(index) => trace.get(index).map_or(&[][..], |(_, values)| values.as_slice()),
+                let sources: Vec<&[f64]> = match term.source {
+                    Source::Input => inputs.to_vec(),
+                    Source::Layer(at) => traces.iter().map(|t| t.get(at).map_or(&[][..], |(_, v)| v)).collect(),
                 };
-                for (sum, value) in linear.iter_mut().zip(term.matrix.apply(source)) {
-                    *sum += value;
+                for (sums, values) in linear.iter_mut().zip(term.matrix.apply_each(&sources)) {
+                    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
                 }
             }
-            let values = linear.iter().enumerate().map(|(at, &x)| layer.activation.eval(at, x)).collect();
-            trace.push((linear, values));
+            for (trace, linear) in traces.iter_mut().zip(linear) {
+                let values = linear.iter().enumerate().map(|(at, &x)| layer.activation.eval(at, x)).collect();
+                trace.push((linear, values));
+            }
         }
-        trace
+        traces
     }
 
     /// The activations that are no polynomials yet: index and name of the layer, and the function.

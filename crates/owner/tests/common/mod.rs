@@ -87,8 +87,6 @@ impl Home {
         security: SecurityLevel,
     ) -> (ProtectReport, Comparison) {
         let request = ProtectRequest {
-            onnx: &f.onnx,
-            name: "fixture",
             scope: scope.clone(),
             encrypted_input: encrypted != Encrypted::Weights,
             plain_weights: encrypted == Encrypted::Input,
@@ -96,13 +94,7 @@ impl Home {
             preprocess: (!f.preprocess.is_empty()).then(|| f.preprocess.parse().unwrap()),
             calibrate,
             security,
-            force: false,
-            fold: true,
-            classes: None,
-            memory_limit: None,
-            costs: None,
-            scheme: Default::default(),
-            fixed_point: None,
+            ..ProtectRequest::new(&f.onnx, "fixture")
         };
         let report = self.owner.protect(&request, &self.vault, &Silent).unwrap();
         let verify = VerifyRequest { id: &report.id, data: &f.data, threads: 1 };

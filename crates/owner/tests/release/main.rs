@@ -44,22 +44,12 @@ impl Deployed {
     fn new(f: &Fixture, scope: Scope, encrypted_input: bool, plain_weights: bool) -> Self {
         let home = Home::new();
         let request = ProtectRequest {
-            onnx: &f.onnx,
-            name: "network",
             scope,
             encrypted_input,
             plain_weights,
-            substitutions: Default::default(),
             preprocess: (!f.preprocess.is_empty()).then(|| f.preprocess.parse().unwrap()),
             calibrate: Some(&f.data),
-            security: SecurityLevel::Bits128,
-            force: false,
-            fold: true,
-            classes: None,
-            memory_limit: None,
-            costs: None,
-            scheme: Default::default(),
-            fixed_point: None,
+            ..ProtectRequest::new(&f.onnx, "network")
         };
         let report = home.owner.protect(&request, &home.vault, &Silent).unwrap();
         let dir = tempfile::tempdir().unwrap();

@@ -202,9 +202,7 @@ impl Bench {
     }
 
     fn ntt(&self, model: &CostModel) -> f64 {
-        let index = (MEASURED_LOG_N - LOG_N.start()) as usize;
-        let butterflies = (self.parameters.n() / 2) as f64 * f64::from(MEASURED_LOG_N);
-        model.butterfly.get(index).copied().unwrap_or(0.0) * butterflies
+        1e9 * model.ntt_seconds(MEASURED_LOG_N)
     }
 }
 

@@ -6,6 +6,7 @@ mod predict;
 mod work;
 
 pub use measure::MeasureError;
+pub(crate) use predict::predict_memory;
 pub use predict::{Memory, Prediction, StepWork, predict};
 pub use work::Work;
 pub(crate) use work::{Arithmetic, KeyWork};
@@ -106,6 +107,13 @@ impl CostModel {
     /// Whether the figures are for this kernel.
     pub fn is_for(&self, kernel: Kernel) -> bool {
         self.kernel == kernel.to_string()
+    }
+
+    /// An NTT of one limb in the ring 2^log_n, measured alone.
+    pub fn ntt_seconds(&self, log_n: u32) -> f64 {
+        let index = log_n.saturating_sub(*LOG_N.start()) as usize;
+        let butterfly = self.butterfly.get(index).or(self.butterfly.last()).copied().unwrap_or(1.0);
+        1e-9 * butterfly * f64::from(log_n) * f64::from(log_n.saturating_sub(1)).exp2()
     }
 
     /// Writes the model as JSON. Errors: the file cannot be written.

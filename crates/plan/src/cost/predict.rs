@@ -16,8 +16,17 @@ pub struct Prediction {
     pub steps: Vec<StepWork>,
     /// The sum of the steps.
     pub infer: Work,
-    /// What the edge keeps in memory.
+    /// What the edge keeps in memory: both halves of everything, whole bytes for each residue.
     pub memory: Memory,
+    /// What of it stands in the bundle: one half of everything, packed to the bits of its primes; the other is a seed.
+    pub bundle: Memory,
+}
+
+impl Prediction {
+    /// Time of one sample: preparing and evaluating it.
+    pub fn seconds(&self) -> f64 {
+        self.prepare.seconds + self.infer.seconds
+    }
 }
 
 /// A step's part.
@@ -30,7 +39,7 @@ pub struct StepWork {
     pub work: Work,
 }
 
-/// Bytes of a loaded program: both halves of everything, whole bytes for each residue.
+/// Bytes of a program's keys and weights.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Memory {
     /// Public key and evaluation keys.
@@ -60,17 +69,27 @@ struct Walk<'a> {
 ///
 /// The program must be well formed ([`Program::validate`]); what a malformed one names and does not have counts as nothing.
 pub fn predict(program: &Program, model: &CostModel) -> Prediction {
-    let spec = &program.parameters;
-    let arithmetic = Arithmetic::new(model, spec.log_n, &spec.ciphertext_primes, &spec.special_primes)
-        .with_levels(spec.levels.as_deref());
-    let shapes = program.keys.iter().map(|k| ((k.id, k.shape.level), k.shape)).collect();
-    let mut walk = Walk { program, arithmetic, shapes, registers: BTreeMap::new() };
+    let mut walk = walk(program, model);
     let memory = walk.memory();
     walk.arithmetic = walk.arithmetic.with_resident(memory.bytes());
     let prepare = walk.prepare();
     let steps: Vec<StepWork> = program.steps.iter().map(|step| walk.step(step)).collect();
     let infer = steps.iter().fold(Work::default(), |sum, s| sum + s.work);
-    Prediction { prepare, steps, infer, memory }
+    let bundle = walk.bundle();
+    Prediction { prepare, steps, infer, memory, bundle }
+}
+
+/// What the edge keeps of `program` in memory.
+pub(crate) fn predict_memory(program: &Program, model: &CostModel) -> Memory {
+    walk(program, model).memory()
+}
+
+fn walk<'a>(program: &'a Program, model: &'a CostModel) -> Walk<'a> {
+    let spec = &program.parameters;
+    let arithmetic = Arithmetic::new(model, spec.log_n, &spec.ciphertext_primes, &spec.special_primes)
+        .with_levels(spec.levels.as_deref());
+    let shapes = program.keys.iter().map(|k| ((k.id, k.shape.level), k.shape)).collect();
+    Walk { program, arithmetic, shapes, registers: BTreeMap::new() }
 }
 
 impl Walk<'_> {
@@ -97,6 +116,22 @@ impl Walk<'_> {
         let public = if input.encrypted { 2 * self.arithmetic.polynomial_bytes(input.level, 0) } else { 0 };
         let keys: usize = self.shapes.values().map(|&shape| self.arithmetic.key_bytes(shape)).sum();
         Memory { key_bytes: (public + keys) as u64, weight_bytes: weights as u64 }
+    }
+
+    fn bundle(&self) -> Memory {
+        let spec = &self.program.parameters;
+        let n = 1usize << spec.log_n;
+        let packed = |prime: &u64| ((u64::BITS - prime.leading_zeros()) as usize * n).div_ceil(8);
+        let polynomial = |level: usize, specials: usize| -> usize {
+            let own: usize = spec.level_primes(level).iter().map(packed).sum();
+            own + spec.special_primes.iter().take(specials).map(packed).sum::<usize>()
+        };
+        let constants: usize = self.program.constants.iter().map(|g| g.count * polynomial(g.level, 0)).sum();
+        let input = &self.program.input;
+        let public = if input.encrypted { polynomial(input.level, 0) } else { 0 };
+        let digits = |shape: &KeyShape| shape.digits_at(self.arithmetic.limbs(shape.level));
+        let keys: usize = self.shapes.values().map(|s| digits(s) * polynomial(s.level, s.specials)).sum();
+        Memory { key_bytes: (public + keys) as u64, weight_bytes: constants as u64 }
     }
 
     fn held(&self, register: usize) -> Held {

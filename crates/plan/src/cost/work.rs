@@ -3,7 +3,7 @@
 //! Levels l, special primes s, D = ceil(l/digit) digits of a key. The counts are those of `subrosa_fhe::rlwe` and
 //! `subrosa_fhe::ckks`.
 
-use super::{CostModel, LOG_N, Stream};
+use super::{CostModel, Stream};
 use serde::Serialize;
 use std::ops::{Add, AddAssign, Mul};
 use subrosa_fhe::KeyShape;
@@ -131,14 +131,12 @@ impl<'a> Arithmetic<'a> {
     /// For the ring 2^log_n with these primes.
     pub fn new(model: &'a CostModel, log_n: u32, ciphertext: &[u64], special: &[u64]) -> Self {
         let n = 1usize << log_n;
-        let index = log_n.saturating_sub(*LOG_N.start()) as usize;
-        let butterfly = model.butterfly.get(index).or(model.butterfly.last()).copied().unwrap_or(1.0);
         let widths = |primes: &[u64]| primes.iter().map(|&q| bytes_of(q)).collect();
         Self {
             model,
             n,
             resident: 0,
-            ntt: butterfly * (n / 2) as f64 * f64::from(log_n),
+            ntt: 1e9 * model.ntt_seconds(log_n),
             ciphertext: widths(ciphertext),
             special: widths(special),
             levels: None,

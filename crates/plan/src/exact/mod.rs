@@ -4,6 +4,7 @@
 mod bounds;
 mod constants;
 mod draft;
+mod nearest;
 mod network;
 mod scales;
 mod spectrum;
@@ -11,6 +12,7 @@ mod spectrum;
 mod tests;
 mod walk;
 
+pub use nearest::Nearest;
 pub use network::{FixedPoint, IntegerError, IntegerNetwork};
 
 use crate::chain::{InputRange, Ranges, Stage, Trace, ranges, traces};
@@ -96,8 +98,8 @@ pub enum ExactError {
     },
     /// The outputs need more than all plaintext moduli.
     #[error(
-        "outputs of 2^{bits:.0} and more do not fit {most} bits of plaintext moduli: give calibration data (--calibrate), which narrows the \
-         range of the features, use a coarser --fixed-point (now {fixed}), protect fewer layers (--scope last) or use --scheme ckks"
+        "outputs of 2^{bits:.0} and more do not fit {most} bits of plaintext moduli with the fixed point {fixed}: {nearest}; calibration \
+         data (--calibrate) that shows smaller features, or a coarser --fixed-point, help too"
     )]
     Range {
         /// log2 of the bound of outputs.
@@ -106,11 +108,13 @@ pub enum ExactError {
         most: u32,
         /// The fixed point.
         fixed: FixedPoint,
+        /// What would fit.
+        nearest: Nearest,
     },
     /// No modulus under the security table.
     #[error(
         "no secure parameters up to ring degree 2^{ring} hold the noise of {layers} layers in integers of {bits:.0} bits at {security} \
-         bits of security: protect fewer layers (--scope last), use a coarser --fixed-point (now {fixed}), less security, or --scheme ckks"
+         bits of security with the fixed point {fixed}: {nearest}; a coarser --fixed-point helps too"
     )]
     DoesNotFit {
         /// Largest ring that was tried.
@@ -123,6 +127,8 @@ pub enum ExactError {
         security: u32,
         /// The fixed point.
         fixed: FixedPoint,
+        /// What would fit.
+        nearest: Nearest,
     },
 }
 
@@ -140,6 +146,16 @@ struct Found {
 /// Chains without layers or with activations of degree 3 and more; numbers that are not finite; no fixed point, modulus or ring that
 /// fits; too little memory.
 pub fn plan_exact(request: &ExactRequest<'_>) -> Result<Plan, PlanError> {
+    let mut plan = attempt(request);
+    if let Err(PlanError::Exact(ExactError::Range { nearest, .. } | ExactError::DoesNotFit { nearest, .. })) = &mut plan
+    {
+        *nearest = nearest::nearest(request);
+    }
+    plan
+}
+
+/// The same, with nothing known of what would fit.
+fn attempt(request: &ExactRequest<'_>) -> Result<Plan, PlanError> {
     let stages = network::quadratic_stages(request.chain).map_err(ExactError::from)?;
     if stages.is_empty() {
         return Err(PlanError::Empty);
@@ -159,7 +175,9 @@ pub fn plan_exact(request: &ExactRequest<'_>) -> Result<Plan, PlanError> {
     let bound = declared(bounds::output_bound(&network, input));
     let bits = (2.0 * bound + 1.0).log2();
     if bits > f64::from(MOST_BITS) {
-        return Err(ExactError::Range { bits: bits - 1.0, most: MOST_BITS, fixed }.into());
+        return Err(
+            ExactError::Range { bits: bits - 1.0, most: MOST_BITS, fixed, nearest: Nearest::OtherScheme }.into()
+        );
     }
     let integers = Integers {
         input_unit: fixed.input,
@@ -190,7 +208,7 @@ pub fn plan_exact(request: &ExactRequest<'_>) -> Result<Plan, PlanError> {
             (Some(limit), Some(smallest)) => PlanError::Memory { limit, smallest },
             _ => {
                 let (ring, layers, security) = (*cost::LOG_N.end(), stages.len(), request.security.bits());
-                ExactError::DoesNotFit { ring, layers, bits, security, fixed }.into()
+                ExactError::DoesNotFit { ring, layers, bits, security, fixed, nearest: Nearest::OtherScheme }.into()
             }
         });
     };
@@ -227,7 +245,7 @@ fn fixed_point(
             Ok(measured) => measured,
             Err(IntegerError::Overflow { .. }) => {
                 let most = MOST_BITS;
-                return Err(ExactError::Range { bits: f64::from(most), most, fixed });
+                return Err(ExactError::Range { bits: f64::from(most), most, fixed, nearest: Nearest::OtherScheme });
             }
             Err(other) => return Err(other.into()),
         };
@@ -313,7 +331,7 @@ impl Search<'_> {
         for _ in 0..4 {
             let draft = draft(self.wanted, &choice, ring)?;
             let prediction = predicted(&draft.program, self.request.costs, moduli.len());
-            let (seconds, bytes) = (prediction.prepare.seconds + prediction.infer.seconds, prediction.memory.bytes());
+            let (seconds, bytes) = (prediction.seconds(), prediction.memory.bytes());
             let layout = Some(describe(&draft, moduli));
             let mut seen = Alternative {
                 log_n: ring.log_n,
@@ -352,6 +370,7 @@ fn predicted(program: &Program, costs: &CostModel, count: usize) -> Prediction {
     all.infer = all.infer * count;
     all.steps.iter_mut().for_each(|step| step.work = step.work * count);
     all.memory.weight_bytes *= count as u64;
+    all.bundle.weight_bytes *= count as u64;
     all
 }
 

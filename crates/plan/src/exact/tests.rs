@@ -106,3 +106,39 @@ fn a_fixed_point_is_read_as_it_is_written() {
         assert!(bad.parse::<FixedPoint>().is_err(), "{bad}");
     }
 }
+
+#[test]
+fn a_refusal_names_a_choice_that_fits() {
+    let mut rng = StdRng::seed_from_u64(13);
+    // Squares of squares: twice the bits with each layer.
+    let depth = 8;
+    let mut chain = chain(&mut rng, &vec![3; depth + 1], &vec![square(); depth - 1]);
+    chain.layers.iter_mut().flat_map(|layer| &mut layer.weights).for_each(|w| *w *= 0.4);
+    let samples: Vec<Vec<f64>> = (0..20).map(|_| (0..3).map(|_| rng.random_range(-1.0..1.0)).collect()).collect();
+    let costs = CostModel::builtin(Kernel::Portable);
+    let request = ExactRequest {
+        chain: &chain,
+        input: InputRange { max_abs: 1.0, max_norm: 2.0 },
+        samples: &samples,
+        fixed_point: None,
+        encrypted_input: true,
+        security: SecurityLevel::Bits256,
+        memory_limit: None,
+        costs: &costs,
+        kernel: Kernel::Portable,
+    };
+    let text = plan_exact(&request).map(|_| ()).unwrap_err().to_string();
+    let count = text.split("the last ").nth(1).and_then(|t| t.split(' ').next()?.parse::<usize>().ok());
+    let count = count.unwrap_or_else(|| panic!("no number of layers in: {text}"));
+    let plan_last = |count: usize| {
+        let (before, after) = chain.layers.split_at(depth - count);
+        let before = Chain { layers: before.to_vec() };
+        let samples: Vec<Vec<f64>> = samples.iter().map(|x| before.eval(x)).collect();
+        let largest = samples.iter().flatten().fold(0.0f64, |m, v| m.max(v.abs()));
+        let input = InputRange { max_abs: 2.0 * largest, max_norm: 4.0 * largest };
+        let chain = Chain { layers: after.to_vec() };
+        plan_exact(&ExactRequest { chain: &chain, input, samples: &samples, ..request }).is_ok()
+    };
+    assert!(plan_last(count), "{text}");
+    assert!(!plan_last(depth), "{text}");
+}

@@ -6,6 +6,7 @@ use crate::forecast::Deviations;
 use crate::keys::Shapes;
 use crate::layouts::Layer;
 use crate::plan::Draft;
+use crate::prefer::Prefer;
 use crate::primes::{MAX_PRIME_BITS, PrimePool, min_prime_bits};
 use crate::{single, slots};
 use serde::Serialize;
@@ -40,7 +41,7 @@ pub struct Alternative {
 pub enum Verdict {
     /// It is the plan.
     Taken,
-    /// Another takes less time.
+    /// Another is better in what is preferred: with speed, it takes less time.
     Slower,
     /// Its modulus is beyond the security table, or the layers do not fit its slots.
     Modulus,
@@ -63,6 +64,7 @@ impl fmt::Display for Verdict {
 }
 
 /// A ring that is tried.
+#[derive(Clone)]
 pub(crate) struct RingContext {
     pub log_n: u32,
     pub dev: Deviations,
@@ -159,9 +161,9 @@ impl Candidate {
         Some(self.draft.max_abs_error)
     }
 
-    /// What is to be small: the time of a sample.
-    pub fn seconds(&self) -> f64 {
-        self.prediction.prepare.seconds + self.prediction.infer.seconds
+    /// What is to be small.
+    pub fn rank(&self, prefer: Prefer) -> f64 {
+        prefer.rank(&self.prediction)
     }
 
     pub fn bytes(&self) -> u64 {
@@ -172,7 +174,7 @@ impl Candidate {
         Alternative {
             log_n: self.draft.program.parameters.log_n,
             layout: Some(layout(self)),
-            seconds: Some(self.seconds()),
+            seconds: Some(self.prediction.seconds()),
             max_abs_error: error,
             bytes: Some(self.bytes()),
             verdict,

@@ -3,6 +3,7 @@
 use super::Task;
 use super::candidate::{Alternative, Candidate, Choice, RingContext, Special, Verdict};
 use crate::layouts::Layer;
+use crate::prefer::Prefer;
 use crate::slots;
 
 /// log2 of the scale of messages, or of the part of a single layer's error: what is tried.
@@ -11,9 +12,9 @@ const PRECISION: std::ops::RangeInclusive<u32> = 16..=46;
 const TOLERANCES: [f64; 2] = [1.0, 8.0];
 /// Precisions above the first that are tried with coarser keys and primes of whole bytes.
 const PRECISION_STEPS: u32 = 3;
-/// A ring whose first candidate takes so many times the best is not searched further.
+/// A ring whose first candidate is so many times worse than the best is not searched further.
 const HOPELESS: f64 = 1.6;
-/// Neither is any larger one if it takes so many times.
+/// Neither is any larger one if it is so many times worse.
 const FAR: f64 = 4.0;
 /// What a byte of memory counts as in seconds, in turn, until the memory suffices.
 const PER_BYTE: [f64; 6] = [1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-3];
@@ -52,12 +53,14 @@ impl<'a> Search<'a> {
                 return true;
             }
         };
-        let best_seconds = self.best.as_ref().map_or(f64::INFINITY, |(b, _)| b.seconds());
-        let first_seconds = first.seconds();
-        let mut found = Found { limit: self.task.request.memory_limit, best: None, smallest: self.smallest };
+        let prefer = self.task.request.prefer;
+        let best_rank = self.best.as_ref().map_or(f64::INFINITY, |(b, _)| b.rank(prefer));
+        let first_rank = first.rank(prefer);
+        let limit = self.task.request.memory_limit;
+        let mut found = Found { limit, prefer, best: None, smallest: self.smallest };
         let start = first.choice.clone();
         found.offer(first);
-        if first_seconds < HOPELESS * best_seconds && self.task.stages.len() > 1 {
+        if first_rank < HOPELESS * best_rank && self.task.stages.len() > 1 {
             self.refine(&mut ring, &start, &mut found);
         }
         let Found { best, smallest, .. } = found;
@@ -67,12 +70,12 @@ impl<'a> Search<'a> {
             Some(candidate) => {
                 let error = Some(candidate.draft.max_abs_error);
                 self.alternatives.push(candidate.alternative(error, Verdict::Slower));
-                if candidate.seconds() < best_seconds {
+                if candidate.rank(prefer) < best_rank {
                     self.best = Some((candidate, ring));
                 }
             }
         }
-        first_seconds < FAR * best_seconds
+        first_rank < FAR * best_rank
     }
 
     /// A first candidate of a ring: sound layouts, the least precision that suffices. Else the least error that was possible, if
@@ -143,7 +146,7 @@ impl<'a> Search<'a> {
     /// other numbers of giant steps, since only a whole program shows what fits the cache.
     fn refine(&self, ring: &mut RingContext, start: &Choice, found: &mut Found) {
         for per_byte in [0.0].into_iter().chain(PER_BYTE) {
-            if per_byte > 0.0 && (found.limit.is_none() || found.best.is_some()) {
+            if per_byte > 0.0 && found.prefer == Prefer::Speed && (found.limit.is_none() || found.best.is_some()) {
                 break;
             }
             for whole_bytes in [false, true] {
@@ -185,18 +188,19 @@ impl<'a> Search<'a> {
 /// The best of a ring.
 struct Found {
     limit: Option<u64>,
+    prefer: Prefer,
     best: Option<Candidate>,
     smallest: Option<u64>,
 }
 
 impl Found {
-    /// Whether a candidate would be the fastest within the memory, or the smallest at all, if it were precise enough.
+    /// Whether a candidate would be the best within the memory, or the smallest at all, if it were precise enough.
     fn is_wanted(&self, candidate: &Candidate) -> bool {
         let bytes = candidate.bytes();
         if self.limit.is_some_and(|limit| bytes > limit) {
             return self.smallest.is_none_or(|s| bytes < s);
         }
-        self.best.as_ref().is_none_or(|b| candidate.seconds() < b.seconds())
+        self.best.as_ref().is_none_or(|b| candidate.rank(self.prefer) < b.rank(self.prefer))
     }
 
     /// Takes a candidate that is precise enough.

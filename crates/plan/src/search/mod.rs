@@ -1,4 +1,4 @@
-//! The public face of the planner: the request, and the search for the program of least predicted time.
+//! The public face of the planner: the request, and the search for the best program.
 
 mod candidate;
 mod explore;
@@ -11,6 +11,7 @@ pub(crate) use candidate::{Choice, RingContext, Special};
 use crate::chain::{InputRange, Ranges, Stage, Trace, ranges, stages, traces};
 use crate::cost::{self, CostModel};
 use crate::plan::{Plan, declared};
+use crate::prefer::Prefer;
 use explore::{Search, splits};
 use std::cmp::Ordering;
 use subrosa_fhe::security::SecurityLevel;
@@ -33,6 +34,8 @@ pub struct PlanRequest<'a> {
     pub max_error: f64,
     /// Most bytes of keys and weights that the edge may keep in memory.
     pub memory_limit: Option<u64>,
+    /// What the plan is to be best in.
+    pub prefer: Prefer,
     /// What the engine's work costs on the edge.
     pub costs: &'a CostModel,
     /// Kernel for the last check of the parameters.
@@ -92,7 +95,7 @@ pub(crate) struct Task<'a> {
     pub untraced: Vec<Vec<Trace>>,
 }
 
-/// Finds the program of least predicted time that is secure, precise enough and, if a limit is given, small enough.
+/// Finds the program that is secure, precise enough, small enough if a limit is given, and best in what is preferred.
 ///
 /// Errors: an empty chain, numbers that are not finite, no parameters up to N = 2^16 that fit, or none within the memory.
 pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {

@@ -64,6 +64,7 @@ fn request<'a>(
         security,
         max_error: *max_error,
         memory_limit: None,
+        prefer: Prefer::Speed,
         costs,
         kernel: Kernel::Portable,
     }

@@ -4,7 +4,7 @@
 //! that only the last layer reads stays at degree 2. What remains at the bottom holds the last product.
 
 use super::geometry::{Arrangement, Geometry};
-use super::map::{Baby, Column, Entry, Map, Row, Split, SplitCounts, Steps, Weights};
+use super::map::{Baby, Column, Entry, Map, Row, Split, SplitCounts, Steps, Weights, fingerprint};
 use super::stages::{Post, Stage};
 use super::{Choice, Constant, Primes, WholeTask};
 use crate::cost::{Arithmetic, KeyWork};
@@ -153,6 +153,18 @@ struct Part<'a> {
 
 /// A baby step with its weights before each giant step, and the number that orders equal weights equally.
 type Ordered = (u64, Baby, Vec<Arc<Vec<Entry>>>);
+
+/// What a product of a part needs, for all results that share its weights.
+struct Factor {
+    /// For each result, the register of each term.
+    inputs: Vec<Vec<Register>>,
+    terms: usize,
+    giants: Vec<u32>,
+    /// For each giant step the weights of each term; empty where they are only counted.
+    by_giant: Vec<Vec<Arc<Vec<Entry>>>>,
+    scale: f64,
+    period: usize,
+}
 
 /// Drafts a program; without `full` its constants are counted and not made. `None` if it does not fit.
 pub(crate) fn draft(
@@ -607,7 +619,7 @@ impl<'a> Draftsman<'a> {
         scales: &[f64],
         level: usize,
         dst: &[Register],
-        factor: &dyn Fn(usize) -> f64,
+        factor: &(dyn Fn(usize) -> f64 + Sync),
         plain: bool,
     ) -> Option<()> {
         let top = self.primes.top(level);
@@ -626,17 +638,28 @@ impl<'a> Draftsman<'a> {
             of_part.iter_mut().for_each(|of_result| of_result.sort_by_key(|t| (t.0, t.1)));
             ordered.push(of_part);
         }
+        // Without the weights: what all results that share theirs have in common.
         let full = self.full;
-        let signature = |result: usize| -> Option<Vec<(Vec<u64>, Vec<u32>)>> {
-            let of_part = |(ordered, (_, steps)): (&Vec<Vec<Ordered>>, &(Part<'_>, Vec<Steps>))| {
-                Some((ordered.get(result)?.iter().map(|t| t.0).collect(), steps.get(result)?.giants.clone()))
-            };
-            ordered.iter().zip(parts).map(of_part).collect()
+        let alike = |term: usize, result: usize| -> Option<u64> {
+            let rotations = self.geometry.maps.rotations((index, term), &parts.get(term)?.0.map);
+            Some(fingerprint([*rotations.0.likeness.get(result)?, factor(result).to_bits()]))
         };
+        let signature = |result: usize| -> Option<Vec<(Vec<u64>, Vec<u32>)>> {
+            let of_part = |(term, (ordered, (_, steps))): (usize, (&Vec<Vec<Ordered>>, &(Part<'_>, Vec<Steps>)))| {
+                let (ordered, giants) = (ordered.get(result)?, steps.get(result)?.giants.clone());
+                let weights = if full {
+                    ordered.iter().map(|t| t.0).collect()
+                } else {
+                    vec![ordered.len() as u64, alike(term, result)?]
+                };
+                Some((weights, giants))
+            };
+            ordered.iter().zip(parts).enumerate().map(of_part).collect()
+        };
+        let signatures: Vec<_> = (0..dst.len()).map(signature).collect::<Option<_>>()?;
         let mut shared: Vec<Vec<usize>> = Vec::new();
-        for result in 0..dst.len() {
-            let own = signature(result)?;
-            let equal = |s: &&mut Vec<usize>| full && s.first().and_then(|f| signature(*f)).as_ref() == Some(&own);
+        for (result, own) in signatures.iter().enumerate() {
+            let equal = |s: &&mut Vec<usize>| s.first().and_then(|f| signatures.get(*f)) == Some(own);
             match shared.iter_mut().find(equal) {
                 Some(found) => found.push(result),
                 None => shared.push(vec![result]),
@@ -644,9 +667,10 @@ impl<'a> Draftsman<'a> {
         }
         for results in shared {
             let first = *results.first()?;
-            let mut products = Vec::new();
+            let own: Vec<Register> = results.iter().filter_map(|r| dst.get(*r).copied()).collect();
+            // What each part multiplies: its inputs for every result, the weights of each giant step, their scale and period.
+            let mut factors = Vec::new();
             for (i, (_, steps)) in parts.iter().enumerate() {
-                let giants = steps.get(first)?.giants.clone();
                 let terms = ordered.get(i)?.get(first)?.len();
                 if terms == 0 {
                     continue;
@@ -655,25 +679,21 @@ impl<'a> Draftsman<'a> {
                     let of_term = |t: &Ordered| inputs.get(i)?.get(&t.1).copied();
                     ordered.get(i)?.get(*r)?.iter().map(of_term).collect()
                 };
-                let lists: Vec<Vec<Register>> = results.iter().map(of_result).collect::<Option<_>>()?;
+                let inputs: Vec<Vec<Register>> = results.iter().map(of_result).collect::<Option<_>>()?;
+                let giants = steps.get(first)?.giants.clone();
+                let mut by_giant: Vec<Vec<Arc<Vec<Entry>>>> = vec![Vec::new(); giants.len()];
+                for (_, _, of_baby) in std::mem::take(ordered.get_mut(i)?.get_mut(first)?) {
+                    by_giant.iter_mut().zip(of_baby).for_each(|(list, entries)| list.push(entries));
+                }
                 let scale = self.message_scale * top / scales.get(i)?;
-                let own = std::mem::take(ordered.get_mut(i)?.get_mut(first)?);
-                let (count, period) = (giants.len(), *periods.get(i)?);
-                let entries = move || {
-                    let mut by_giant: Vec<Vec<Arc<Vec<Entry>>>> = vec![Vec::new(); count];
-                    for (_, _, of_baby) in own {
-                        by_giant.iter_mut().zip(of_baby).for_each(|(list, entries)| list.push(entries));
-                    }
-                    Constant::Slots { entries: by_giant.into_iter().flatten().collect(), period }
-                };
-                let group = self.group(format!("weights of '{name}'"), count * terms, level, scale, entries);
-                products.push(Product {
-                    weights: group,
-                    giants: giants.iter().map(|g| self.galois(*g)).collect(),
-                    inputs: lists,
-                });
+                factors.push(Factor { inputs, terms, giants, by_giant, scale, period: *periods.get(i)? });
             }
-            let own: Vec<Register> = results.iter().filter_map(|r| dst.get(*r).copied()).collect();
+            let giants: BTreeSet<u32> = factors.iter().flat_map(|f| f.giants.iter().copied()).collect();
+            if self.choice.chained && !plain && giants.len() > 1 {
+                self.chained(name, factors, &giants, level, own);
+                continue;
+            }
+            let mut products: Vec<Product> = factors.into_iter().map(|f| self.weighted(name, f, level)).collect();
             if plain {
                 let product = products.pop()?;
                 self.steps.push(Step::LinearPlain {
@@ -684,16 +704,70 @@ impl<'a> Draftsman<'a> {
                 self.steps.extend(own.into_iter().map(|reg| Step::Rescale { reg }));
                 continue;
             }
-            let giants: BTreeSet<Galois> = products.iter().flat_map(|p| p.giants.iter().copied()).collect();
-            // Sums of products with ciphertexts are of degree 2, those with plaintexts of degree 1.
-            let degree = self.degree_of_products();
-            let ids = giants.iter().flat_map(|g| (1..=degree).map(|power| KeyId::new(*g, power as u8)));
-            let count = degree * giants.len() - usize::from(giants.contains(&Galois::IDENTITY));
-            let work = KeyWork { decompositions: count, products: count, divisions: 1, rescale: true };
-            self.keys(ids.collect::<Vec<_>>(), level, work.times(own.len()));
-            self.steps.push(Step::Linear { products, rescale: true, dst: own });
+            self.switched(products, level, own);
         }
         Some(())
+    }
+
+    /// A product with its own group of weights.
+    fn weighted(&mut self, name: &str, factor: Factor, level: usize) -> Product {
+        let Factor { inputs, terms, giants, by_giant, scale, period } = factor;
+        let entries = || Constant::Slots { entries: by_giant.into_iter().flatten().collect(), period };
+        let weights = self.group(format!("weights of '{name}'"), giants.len() * terms, level, scale, entries);
+        Product { weights, giants: giants.iter().map(|g| self.galois(*g)).collect(), inputs }
+    }
+
+    /// The sum of products, turned by their giant steps, switched and divided at once.
+    fn switched(&mut self, products: Vec<Product>, level: usize, dst: Vec<Register>) {
+        let giants: BTreeSet<Galois> = products.iter().flat_map(|p| p.giants.iter().copied()).collect();
+        // Sums of products with ciphertexts are of degree 2, those with plaintexts of degree 1.
+        let degree = self.degree_of_products();
+        let ids = giants.iter().flat_map(|g| (1..=degree).map(|power| KeyId::new(*g, power as u8)));
+        let count = degree * giants.len() - usize::from(giants.contains(&Galois::IDENTITY));
+        let work = KeyWork { decompositions: count, products: count, divisions: 1, rescale: true };
+        self.keys(ids.collect::<Vec<_>>(), level, work.times(dst.len()));
+        self.steps.push(Step::Linear { products, rescale: true, dst });
+    }
+
+    /// The same with few keys, as a polynomial is evaluated by Horner's rule: from the last giant step to the first, what is summed up so far
+    /// is turned by the distance to the step before, which mostly is the same.
+    fn chained(&mut self, name: &str, factors: Vec<Factor>, giants: &BTreeSet<u32>, level: usize, dst: Vec<Register>) {
+        let mut sums: Option<Vec<Register>> = None;
+        let mut behind = 0;
+        for &giant in giants.iter().rev() {
+            let of_giant = |f: &Factor| {
+                let at = f.giants.iter().position(|g| *g == giant)?;
+                let by_giant = f.by_giant.get(at).cloned().into_iter().collect();
+                Some(Factor { inputs: f.inputs.clone(), giants: vec![0], by_giant, ..*f })
+            };
+            let own: Vec<Factor> = factors.iter().filter_map(of_giant).collect();
+            let products = own.into_iter().map(|f| self.weighted(name, f, level)).collect();
+            let parts: Vec<Register> = dst.iter().map(|_| self.register()).collect();
+            self.switched(products, level, parts.clone());
+            sums = Some(match sums {
+                None => parts,
+                Some(sums) => {
+                    let turned = self.turned(&sums, behind - giant, level - 1);
+                    let both = turned.iter().zip(&parts);
+                    self.steps.extend(both.map(|(&dst, &src)| Step::Add { dst, src }));
+                    turned
+                }
+            });
+            behind = giant;
+        }
+        // The results are expected in registers of their own.
+        for (sum, dst) in sums.into_iter().flatten().zip(dst) {
+            self.rotate(sum, vec![self.galois(behind)], dst, level - 1);
+        }
+    }
+
+    fn turned(&mut self, registers: &[Register], by: u32, level: usize) -> Vec<Register> {
+        let turn = |&src: &Register| {
+            let dst = self.register();
+            self.rotate(src, vec![self.galois(by)], dst, level);
+            dst
+        };
+        registers.iter().map(turn).collect()
     }
 
     /// Degree of sums of products of weights with ciphertexts of degree 1.
@@ -716,14 +790,19 @@ impl<'a> Draftsman<'a> {
             let degree = self.degree_of_products();
             let switched = degree * c.giants - c.results.min(c.giants);
             let folds = (c.split.fold.trailing_zeros() as usize).div_ceil(2);
-            let works = [
-                KeyWork { decompositions: c.vectors, products: c.turned, divisions: c.turned, rescale: false },
-                KeyWork { decompositions: switched, products: switched, divisions: c.results, rescale: true },
-                KeyWork { decompositions: folds, products: 3 * folds, divisions: folds, rescale: false },
-            ];
-            let used = works.into_iter().filter(|w| w.products > 0);
-            let used: Vec<Use> = used.map(|w| Use::rounded(&self.dev, &self.primes, level, w)).collect();
-            let keys = c.amounts + degree * c.different_giants;
+            let babies = KeyWork { decompositions: c.vectors, products: c.turned, divisions: c.turned, rescale: false };
+            let giants = KeyWork { decompositions: switched, products: switched, divisions: c.results, rescale: true };
+            let folded = KeyWork { decompositions: folds, products: 3 * folds, divisions: folds, rescale: false };
+            let (works, keys) = if self.choice.chained && c.giants > c.results {
+                let turned = KeyWork::hoisted(1).times(c.giants);
+                let summed = KeyWork::relinearize(2, true).times(if degree > 1 { c.giants } else { 0 });
+                (vec![(babies, level), (summed, level), (turned, level - 1), (folded, level)], c.amounts + 3)
+            } else {
+                let works = vec![(babies, level), (giants, level), (folded, level)];
+                (works, c.amounts + degree * c.different_giants)
+            };
+            let used = works.into_iter().filter(|(w, _)| w.products > 0);
+            let used: Vec<Use> = used.map(|(w, level)| Use::rounded(&self.dev, &self.primes, level, w)).collect();
             let switching = if used.is_empty() { 0.0 } else { chooser.best(&used, keys)?.1 };
             // Two plaintexts take the place of one ciphertext.
             let products = if degree == 1 { c.products.div_ceil(2) } else { c.products };

@@ -1,10 +1,10 @@
 //! Choosing how the values of every layer stand in the slots.
 
 use super::layout::{Grid, SlotLayout, Spacing};
+use super::map::{fingerprint, rounded};
 use super::stages::Stage;
 use super::task::MapCache;
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use subrosa_network::{Place, Source, SparseMatrix};
 
 /// The layouts of a candidate: of the input, and of every stage but the last.
@@ -62,6 +62,12 @@ impl Facts {
 }
 
 impl Geometry {
+    /// Whether all values stand where those of another do.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let stages = |g: &Self| g.stages.iter().map(|s| s.layout.at.clone()).collect::<Vec<_>>();
+        self.input.at == other.input.at && stages(self) == stages(other)
+    }
+
     /// Layouts in which no axis has more than `most_phases` phases; the input with one channel a block if `single`. `None` if a channel
     /// has more positions than there are slots.
     pub fn new(
@@ -174,15 +180,13 @@ impl Arrangement {
 
 /// A number for each column of all maps from `source`, equal for equal columns up to rounding, 0 for empty ones.
 fn column_hashes(stages: &[Stage], source: Source, size: usize) -> Vec<u64> {
-    let hasher = BuildHasherDefault::<DefaultHasher>::default();
     let mut out = vec![0u64; size];
     for (index, stage) in stages.iter().enumerate() {
         for (_, matrix) in stage.terms.iter().filter(|(s, _)| *s == source) {
             for row in 0..matrix.rows() {
                 for (column, value) in matrix.row(row) {
-                    let rounded = value.to_bits().wrapping_add(1 << 15) >> 16;
                     if let Some(hash) = out.get_mut(column as usize) {
-                        *hash = hash.wrapping_add(hasher.hash_one((index, row, rounded)) | 1);
+                        *hash = hash.wrapping_add(fingerprint([index as u64, row as u64, rounded(value)]) | 1);
                     }
                 }
             }

@@ -5,8 +5,8 @@
 //! `sum_g rot(sum_k rot(W_{g+k}, -g) * rot(x, k), g)` (2018/244). Where the result repeats more often than the input, its copies can share the
 //! work: copy m takes the rotations from m P/F on, and a fold over the F copies adds them up.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use rayon::prelude::*;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use subrosa_network::SparseMatrix;
 
@@ -57,6 +57,8 @@ pub(crate) struct Rotations {
     input_period: usize,
     output_period: usize,
     of_result: Vec<Vec<bool>>,
+    /// For each result a number that those have in common whose weights are equal, whatever vectors they stand before.
+    pub likeness: Vec<u64>,
 }
 
 /// The baby and giant steps of one result.
@@ -111,10 +113,22 @@ pub(crate) struct Weights {
 }
 
 impl Map<'_> {
-    /// Goes through the entries: result, vector, slots of input and output, whether the weight is imaginary, its value.
-    fn for_each(&self, mut visit: impl FnMut(&Row, &Column, bool, f64)) {
-        for (r, row) in self.rows.iter().enumerate() {
-            for (column, value) in self.matrix.row(r) {
+    /// The rows of each result.
+    fn rows_of_results(&self) -> Vec<Vec<u32>> {
+        let mut of_result = vec![Vec::new(); self.results];
+        for (row, r) in (0u32..).zip(self.rows) {
+            if let Some(list) = of_result.get_mut(r.ciphertext as usize) {
+                list.push(row);
+            }
+        }
+        of_result
+    }
+
+    /// Goes through the entries of some rows: the row, what it reads, whether the weight is imaginary, its value.
+    fn for_each(&self, rows: &[u32], mut visit: impl FnMut(&Row, &Column, bool, f64)) {
+        for &r in rows {
+            let Some(row) = self.rows.get(r as usize) else { continue };
+            for (column, value) in self.matrix.row(r as usize) {
                 let Some(Some(column)) = self.columns.get(column as usize) else { continue };
                 // Zero weights too: the rotations must follow from the network's structure alone.
                 // Imaginary inputs: Re((-i w) (i x)) = w x.
@@ -126,74 +140,101 @@ impl Map<'_> {
 
     pub fn rotations(&self) -> Rotations {
         let period = self.input_period;
-        let mut of_result = vec![vec![false; self.vectors * period]; self.results];
-        self.for_each(|row, column, _, _| {
-            let r = amount(column.slot, row.slot, period);
-            if let Some(bit) =
-                of_result.get_mut(row.ciphertext as usize).and_then(|b| b.get_mut(column.vector as usize * period + r))
-            {
-                *bit = true;
-            }
-        });
-        Rotations { input_period: period, output_period: self.output_period, of_result }
+        let of_result = |rows: &Vec<u32>| {
+            let (mut bits, mut likeness) = (vec![false; self.vectors * period], 0u64);
+            self.for_each(rows, |row, column, imaginary, value| {
+                let own = [u64::from(row.slot) << 1 | u64::from(imaginary), rounded(value)];
+                likeness = likeness.wrapping_add(fingerprint(own));
+                let r = amount(column.slot, row.slot, period);
+                if let Some(bit) = bits.get_mut(column.vector as usize * period + r) {
+                    *bit = true;
+                }
+            });
+            (bits, likeness)
+        };
+        let (of_result, likeness) = self.rows_of_results().par_iter().map(of_result).unzip();
+        Rotations { input_period: period, output_period: self.output_period, of_result, likeness }
     }
 
     /// The weights of every result, times its `factor`.
-    pub fn weights(&self, split: Split, factor: &dyn Fn(usize) -> f64) -> Vec<Weights> {
-        let (pi, po) = (self.input_period, self.output_period);
-        let (part, period) = (pi / split.fold, pi.max(po));
-        let copies = copies(part, po);
+    pub fn weights(&self, split: Split, factor: &(dyn Fn(usize) -> f64 + Sync)) -> Vec<Weights> {
         let steps: Vec<Steps> = self.rotations().steps(split);
-        // Places of giant steps, and of the baby steps of each vector.
-        type Places = (BTreeMap<u32, usize>, Vec<Vec<usize>>);
-        let index: Vec<Places> = steps
-            .iter()
-            .map(|s| {
-                let giants = s.giants.iter().enumerate().map(|(i, g)| (*g, i)).collect();
-                let mut babies = vec![Vec::new(); self.vectors];
-                for (i, (vector, amount)) in s.babies.iter().enumerate() {
-                    if let Some(of_vector) = babies.get_mut(*vector as usize) {
-                        of_vector.resize(pi, usize::MAX);
-                        of_vector[*amount as usize % pi] = i;
-                    }
-                }
-                (giants, babies)
-            })
-            .collect();
-        let hasher = BuildHasherDefault::<DefaultHasher>::default();
-        let factors: Vec<f64> = (0..self.results).map(factor).collect();
-        type Open = Vec<(Baby, u64, Vec<Vec<Entry>>)>;
-        let mut out: Vec<Open> = steps
-            .iter()
-            .map(|s| s.babies.iter().map(|b| (*b, 0, vec![Vec::new(); s.giants.len()])).collect())
-            .collect();
-        self.for_each(|row, column, imaginary, value| {
-            for copy in 0..copies {
-                let slot = row.slot as usize + copy * po;
-                let r = amount(column.slot, slot as u32, pi);
-                let (own, m) = (r % part, r / part);
-                let (k, g) = divide(own, split.modulus, pi, period);
-                let place = (slot + m * part + g as usize) % period;
-                let ciphertext = row.ciphertext as usize;
-                let Some((giants, babies)) = index.get(ciphertext) else { continue };
-                let baby = babies.get(column.vector as usize).and_then(|b| b.get(k as usize)).copied();
-                let (Some(&giant), Some(baby)) = (giants.get(&g), baby) else { continue };
-                let factor = factors.get(ciphertext).copied().unwrap_or(1.0);
-                let Some((_, hash, entries)) = out.get_mut(ciphertext).and_then(|w| w.get_mut(baby)) else {
-                    continue;
-                };
-                // The last bits of a sum depend on its order.
-                let rounded = (value * factor).to_bits().wrapping_add(1 << 15) >> 16;
-                *hash = hash.wrapping_add(hasher.hash_one((g, place, imaginary, rounded)));
-                if let Some(entries) = entries.get_mut(giant) {
-                    entries.push(Entry::new(place, imaginary, value * factor));
-                }
+        let of_result =
+            |(result, (steps, rows)): (usize, (&Steps, &Vec<u32>))| self.weights_of(split, steps, rows, factor(result));
+        steps.par_iter().zip(&self.rows_of_results()).enumerate().map(of_result).collect()
+    }
+
+    /// Those of one result, which has these steps and rows.
+    fn weights_of(&self, split: Split, steps: &Steps, rows: &[u32], factor: f64) -> Weights {
+        let places = Places::new(self, split, steps);
+        let mut counts = vec![0usize; steps.babies.len() * steps.giants.len()];
+        self.place(&places, rows, |list, _, _, _| {
+            if let Some(count) = counts.get_mut(list) {
+                *count += 1;
             }
         });
-        let close = |(baby, hash, entries): (Baby, u64, Vec<Vec<Entry>>)| {
-            (baby, hash, entries.into_iter().map(Arc::new).collect())
-        };
-        out.into_iter().map(|w| Weights { of_baby: w.into_iter().map(close).collect() }).collect()
+        let mut lists: Vec<Vec<Entry>> = counts.into_iter().map(Vec::with_capacity).collect();
+        let mut hashes = vec![0u64; steps.babies.len()];
+        self.place(&places, rows, |list, giant, entry, imaginary| {
+            let entry = Entry { value: entry.value * factor, ..entry };
+            let hash = hashes.get_mut(list / steps.giants.len().max(1));
+            if let (Some(hash), Some(list)) = (hash, lists.get_mut(list)) {
+                let at = u64::from(giant) << 32 | entry.slot() as u64;
+                *hash = hash.wrapping_add(fingerprint([at, u64::from(imaginary) << 63 | rounded(entry.value)]));
+                list.push(entry);
+            }
+        });
+        let mut lists = lists.into_iter().map(Arc::new);
+        let of_baby = |(baby, hash): (&Baby, u64)| (*baby, hash, lists.by_ref().take(steps.giants.len()).collect());
+        Weights { of_baby: steps.babies.iter().zip(hashes).map(of_baby).collect() }
+    }
+
+    /// Goes through where the entries of some rows go: number of the list (baby steps first), giant step, entry, whether it is imaginary.
+    fn place(&self, places: &Places, rows: &[u32], mut visit: impl FnMut(usize, u32, Entry, bool)) {
+        let (pi, po, part) = (self.input_period, self.output_period, places.part);
+        self.for_each(rows, |row, column, imaginary, value| {
+            for copy in 0..copies(part, po) {
+                let slot = row.slot as usize + copy * po;
+                let r = amount(column.slot, slot as u32, pi);
+                let (k, g) = divide(r % part, places.split.modulus, pi, places.period);
+                let baby = places.babies.get(column.vector as usize * pi + k as usize).copied();
+                let (Some(baby), Some(&giant)) = (baby, places.giants.get(g as usize)) else { continue };
+                if baby == usize::MAX || giant == usize::MAX {
+                    continue;
+                }
+                let to = (slot + r / part * part + g as usize) % places.period;
+                visit(baby * places.giant_count + giant, g, Entry::new(to, imaginary, value), imaginary);
+            }
+        });
+    }
+}
+
+/// Where the steps of a result stand in its lists; `usize::MAX` where it has none.
+struct Places {
+    split: Split,
+    part: usize,
+    period: usize,
+    giant_count: usize,
+    /// By vector and amount.
+    babies: Vec<usize>,
+    giants: Vec<usize>,
+}
+
+impl Places {
+    fn new(map: &Map<'_>, split: Split, steps: &Steps) -> Self {
+        let (pi, period) = (map.input_period, map.input_period.max(map.output_period));
+        let (mut babies, mut giants) = (vec![usize::MAX; map.vectors * pi], vec![usize::MAX; period]);
+        for (i, (vector, amount)) in steps.babies.iter().enumerate() {
+            if let Some(place) = babies.get_mut(*vector as usize * pi + *amount as usize % pi) {
+                *place = i;
+            }
+        }
+        for (i, giant) in steps.giants.iter().enumerate() {
+            if let Some(place) = giants.get_mut(*giant as usize) {
+                *place = i;
+            }
+        }
+        Self { split, part: pi / split.fold, period, giant_count: steps.giants.len(), babies, giants }
     }
 }
 
@@ -283,6 +324,21 @@ impl Rotations {
         };
         self.of_result.iter().map(steps).collect()
     }
+}
+
+/// A value without its last bits, which in a sum depend on its order.
+pub(crate) fn rounded(value: f64) -> u64 {
+    value.to_bits().wrapping_add(1 << 15) >> 16
+}
+
+/// A number that says whether some others are equal; sums of it whether sets of them are (the finisher of SplitMix64 on each).
+pub(crate) fn fingerprint<const N: usize>(parts: [u64; N]) -> u64 {
+    parts.into_iter().fold(0x9e37_79b9_7f4a_7c15, |state: u64, part| {
+        let x = (state ^ part).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    })
 }
 
 /// More copies of a result than this do not each sum everything.

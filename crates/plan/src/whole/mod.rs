@@ -19,13 +19,15 @@ mod tests;
 pub(crate) use map::Entry;
 pub use search::plan_whole;
 pub use simulate::{SimulateError, Simulation, StepError};
-pub(crate) use simulate::{gaussian, simulate, step_errors};
+pub(crate) use simulate::{simulate, step_errors};
 pub(crate) use task::WholeTask;
 
 use crate::chain::InputRange;
 use crate::cost::CostModel;
 use crate::plan::at_positions;
+use crate::prefer::Prefer;
 use crate::search::{PlanError, Special};
+use std::fmt;
 use std::sync::Arc;
 use subrosa_fhe::security::SecurityLevel;
 use subrosa_fhe::{Complex64, Encoder, Kernel, Plaintext};
@@ -52,6 +54,8 @@ pub struct WholeRequest<'a> {
     pub max_error: f64,
     /// Most bytes of keys and weights that the edge may keep in memory.
     pub memory_limit: Option<u64>,
+    /// What the plan is to be best in.
+    pub prefer: Prefer,
     /// What the engine's work costs on the edge.
     pub costs: &'a CostModel,
     /// Kernel for the last check of the parameters.
@@ -120,14 +124,16 @@ pub enum WholeError {
     },
     /// Too large for the edge.
     #[error(
-        "the keys and weights of this network take about {} of the edge's memory, {} are permitted: permit as much \
-         (--memory-limit), or protect fewer layers (--scope classifier or from:LAYER)", amount(*.smallest), amount(*.limit)
+        "the keys and weights of this network take about {} of the edge's memory, {} are permitted: permit as much (--memory-limit){nearest}",
+        amount(*.smallest), amount(*.limit)
     )]
     Memory {
         /// The limit.
         limit: u64,
         /// The least that was found.
         smallest: u64,
+        /// What would fit.
+        nearest: Nearest,
     },
     /// Not precise enough.
     #[error(
@@ -140,6 +146,21 @@ pub enum WholeError {
         /// The error that was wanted.
         wanted: f64,
     },
+}
+
+/// The largest part of a network that would fit into the memory: from which layer on, and what it takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nearest(Option<(String, u64)>);
+
+impl fmt::Display for Nearest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some((layer, bytes)) => {
+                write!(f, ", or protect fewer layers: --scope 'from:{layer}' takes about {}", amount(*bytes))
+            }
+            None => f.write_str(", or protect the last layers only (--scope classifier or last)"),
+        }
+    }
 }
 
 /// Bytes for people.
@@ -172,6 +193,8 @@ pub(crate) struct Choice {
     pub tolerance: f64,
     /// Seconds that a byte of memory counts as.
     pub per_byte: f64,
+    /// Whether giant steps are taken one after the other with one key, instead of all at once with a key each.
+    pub chained: bool,
 }
 
 /// What the constants of a group hold.

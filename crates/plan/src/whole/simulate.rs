@@ -4,9 +4,9 @@ use super::{Constant, Entry};
 use crate::forecast::Deviations;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::f64::consts::TAU;
 use std::sync::Arc;
 use subrosa_fhe::{Complex64, Galois, KeyId, KeyShape};
 use subrosa_program::layout::CoefficientRows;
@@ -132,12 +132,6 @@ fn machine<'a>(program: &'a Program, constants: &'a [&'a Constant], seed: Option
     }
 }
 
-/// A number of the standard normal distribution (Box and Muller).
-pub(crate) fn gaussian(rng: &mut ChaCha8Rng) -> f64 {
-    let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
-    radius * (TAU * rng.random::<f64>()).cos()
-}
-
 /// Variance that each row's coefficient gets from the other rows of its ciphertext. A vector that is real and periodic meets each row in its
 /// own coefficient only; what noise adds to it does so in all of them: `(1/S) Re sum_s w_s e_s conj(zeta_s^m)` for a distance of m.
 fn leaks<'a, I: Iterator<Item = &'a Complex64>>(
@@ -205,18 +199,19 @@ impl Machine<'_> {
     /// A vector with complex Gaussian noise of `E|.|^2 = deviation^2` in each slot.
     fn noisy(&mut self, mut slots: Vec<Complex64>, deviation: f64, level: usize, scale: f64) -> Vector {
         if let Some(rng) = &mut self.noise {
+            let each = deviation * std::f64::consts::FRAC_1_SQRT_2;
             for slot in &mut slots {
-                // The square of the modulus is exponentially distributed.
-                let radius = deviation * (-(1.0 - rng.random::<f64>()).ln()).sqrt();
-                *slot += Complex64::from_polar(radius, TAU * rng.random::<f64>());
+                let (re, im): (f64, f64) = (rng.sample(StandardNormal), rng.sample(StandardNormal));
+                *slot += Complex64::new(each * re, each * im);
             }
         }
-        self.largest = slots.iter().fold(self.largest, |m, s| m.max(s.norm()));
+        let largest = slots.iter().fold(0.0f64, |m, s| m.max(s.norm_sqr()));
+        self.largest = self.largest.max(largest.sqrt());
         Vector { slots: Arc::new(slots), level, scale }
     }
 
     fn gaussian(&mut self, deviation: f64) -> f64 {
-        self.noise.as_mut().map_or(0.0, |rng| deviation * gaussian(rng))
+        self.noise.as_mut().map_or(0.0, |rng| deviation * rng.sample::<f64, _>(StandardNormal))
     }
 
     fn get(&self, register: Register) -> Result<Vector, SimulateError> {
@@ -290,10 +285,12 @@ impl Machine<'_> {
 
     /// `out[s - giant] += w x[s]`.
     fn accumulate(&self, out: &mut [Complex64], (entries, period): (&[Entry], usize), x: &[Complex64], giant: usize) {
+        // The slots are a power of two.
+        let mask = self.slots - 1;
         for entry in entries {
             let mut at = entry.slot();
             while at < self.slots {
-                let (Some(x), Some(to)) = (x.get(at), out.get_mut((at + self.slots - giant) % self.slots)) else {
+                let (Some(x), Some(to)) = (x.get(at), out.get_mut((at + self.slots - giant) & mask)) else {
                     break;
                 };
                 *to += if entry.is_imaginary() { Complex64::new(-x.im, x.re) * entry.value } else { x * entry.value };

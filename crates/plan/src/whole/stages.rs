@@ -5,8 +5,9 @@
 //! as little precision as another.
 
 use super::WholeError;
+use rayon::prelude::*;
 use std::collections::BTreeMap;
-use subrosa_network::{Circuit, CircuitLayer, LayerActivation, Place, Source, SparseMatrix};
+use subrosa_network::{Circuit, CircuitLayer, LayerActivation, LayerValues, Place, Source, SparseMatrix, TOGETHER};
 
 /// A slope against whose share a quadratic coefficient counts as missing.
 const LINEAR: f64 = 1e-9;
@@ -18,16 +19,6 @@ pub(crate) enum Post {
     Square,
     /// Of degree three or more, ascending coefficients.
     Polynomial(Vec<f64>),
-}
-
-impl Post {
-    pub fn eval(&self, x: f64) -> f64 {
-        match self {
-            Self::Identity => x,
-            Self::Square => x * x,
-            Self::Polynomial(c) => c.iter().rev().fold(0.0, |acc, k| acc * x + k),
-        }
-    }
 }
 
 /// A linear map of carried values.
@@ -52,9 +43,14 @@ struct Carried {
     constant: Vec<f64>,
 }
 
-/// Rewrites a circuit. `samples` are inputs of calibration data (or synthetic ones), at least one.
-pub(crate) fn stages(circuit: &Circuit, samples: &[Vec<f64>]) -> Result<Vec<Stage>, WholeError> {
-    let traces: Vec<Vec<(Vec<f64>, Vec<f64>)>> = samples.iter().map(|x| circuit.eval_trace(x)).collect();
+/// What a circuit gives for each of some inputs.
+pub(crate) fn traces(circuit: &Circuit, samples: &[Vec<f64>]) -> Vec<LayerValues> {
+    let of_some = |some: &[Vec<f64>]| circuit.eval_traces(&some.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    samples.par_chunks(TOGETHER).flat_map_iter(of_some).collect()
+}
+
+/// Rewrites a circuit. `traces` are those of inputs of calibration data (or synthetic ones), at least one.
+pub(crate) fn stages(circuit: &Circuit, traces: &[LayerValues]) -> Result<Vec<Stage>, WholeError> {
     let mut carried: Vec<Carried> = Vec::with_capacity(circuit.layers.len());
     let mut out = Vec::with_capacity(circuit.layers.len());
     for (index, layer) in circuit.layers.iter().enumerate() {
@@ -165,22 +161,4 @@ fn activation(
             Ok((vec![1.0 / range; n], vec![0.0; n], Post::Polynomial(coefficients), carried))
         }
     }
-}
-
-/// The carried values of every stage, before and after what follows it, for one input.
-pub(crate) fn trace(stages: &[Stage], input: &[f64]) -> Vec<(Vec<f64>, Vec<f64>)> {
-    let mut out: Vec<(Vec<f64>, Vec<f64>)> = Vec::with_capacity(stages.len());
-    for stage in stages {
-        let mut linear = stage.bias.clone();
-        for (source, matrix) in &stage.terms {
-            let values = match source {
-                Source::Input => input,
-                Source::Layer(i) => out.get(*i).map_or(&[][..], |o| o.1.as_slice()),
-            };
-            linear.iter_mut().zip(matrix.apply(values)).for_each(|(l, v)| *l += v);
-        }
-        let values = linear.iter().map(|x| stage.post.eval(*x)).collect();
-        out.push((linear, values));
-    }
-    out
 }

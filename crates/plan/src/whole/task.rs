@@ -2,7 +2,7 @@
 
 use super::geometry::{Facts, Geometry};
 use super::map::{Map, Rotations, Split, SplitCounts, Weights};
-use super::stages::{Post, Stage, stages, trace};
+use super::stages::{Post, Stage, stages, traces};
 use super::{WholeError, WholeRequest};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -13,6 +13,8 @@ const CALIBRATED_MARGIN: f64 = 4.0;
 const SYNTHETIC_MARGIN: f64 = 16.0;
 /// Samples that the ranges are measured on.
 const RANGED: usize = 64;
+/// Samples whose errors are simulated.
+const SIMULATED: usize = 4;
 
 pub(crate) struct WholeTask<'a> {
     pub request: &'a WholeRequest<'a>,
@@ -20,6 +22,8 @@ pub(crate) struct WholeTask<'a> {
     pub facts: Facts,
     /// Largest absolute output that is covered.
     pub output_max: f64,
+    /// The outputs of the first samples, whose errors are simulated.
+    pub outputs: Vec<Vec<f64>>,
 }
 
 /// What a geometry's maps need, computed once.
@@ -47,7 +51,7 @@ impl MapCache {
         (stage, term): (usize, usize),
         map: &Map<'_>,
         split: Split,
-        factor: &dyn Fn(usize) -> f64,
+        factor: &(dyn Fn(usize) -> f64 + Sync),
     ) -> Arc<Vec<Weights>> {
         let mut cache = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = cache.get(&(stage, term, split)) {
@@ -67,12 +71,14 @@ impl<'a> WholeTask<'a> {
         if samples.is_empty() || request.circuit.layers.is_empty() {
             return Err(WholeError::Malformed("there are no layers, or no samples to measure ranges on"));
         }
-        let stages = stages(request.circuit, samples)?;
-        let mut largest = 0.0f64;
-        for sample in samples {
-            let outputs = trace(&stages, sample).pop().map(|t| t.0).unwrap_or_default();
-            largest = outputs.iter().fold(largest, |m, v| if v.is_finite() { m.max(v.abs()) } else { f64::INFINITY });
-        }
+        let traces = traces(request.circuit, samples);
+        let stages = stages(request.circuit, &traces)?;
+        // The last layer's values are carried as they are.
+        let mut outputs: Vec<Vec<f64>> =
+            traces.into_iter().map(|mut t| t.pop().map(|values| values.0).unwrap_or_default()).collect();
+        let finite = |m: f64, v: &f64| if v.is_finite() { m.max(v.abs()) } else { f64::INFINITY };
+        let largest = outputs.iter().flatten().fold(0.0f64, finite);
+        outputs.truncate(SIMULATED);
         if !largest.is_finite() {
             let layer = stages.last().map(|s| s.name.clone()).unwrap_or_default();
             return Err(WholeError::NotFinite { layer });
@@ -80,7 +86,7 @@ impl<'a> WholeTask<'a> {
         let margin = if request.calibrated { CALIBRATED_MARGIN } else { SYNTHETIC_MARGIN };
         let output_max = if largest > 0.0 { margin * largest } else { 1.0 };
         let facts = Facts::new(&stages, &request.circuit.input_places);
-        Ok(Self { request, stages, facts, output_max })
+        Ok(Self { request, stages, facts, output_max, outputs })
     }
 
     /// The stages that read a source.

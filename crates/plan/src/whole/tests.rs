@@ -77,6 +77,7 @@ fn phases_that_are_pooled_share_weights_and_their_squares_are_summed() {
         security: SecurityLevel::Bits128,
         max_error: 1e-2,
         memory_limit: None,
+        prefer: crate::Prefer::Speed,
         costs: &costs,
         kernel: Kernel::Portable,
     };
@@ -85,14 +86,21 @@ fn phases_that_are_pooled_share_weights_and_their_squares_are_summed() {
     let geometry = Geometry::new(&task.stages, &circuit.input_places, &task.facts, ring.slots(), 2, true).unwrap();
     let arrangement = &geometry.stages[1];
     assert_eq!((arrangement.layout.blocks, arrangement.pairs.len(), arrangement.classes), (4, 2, 1));
-    for primes in [Primes::Prefix(Special::Larger(2)), Primes::Swapped(48)] {
-        let choice = Choice { message_bits: 30, weight_bits: 28, primes, tolerance: 1.0, per_byte: 0.0 };
-        let draft = draft(&task, &mut ring, &choice, &geometry, true).unwrap();
-        let shared = draft.program.steps.iter().filter(|s| matches!(s, Step::Linear { dst, .. } if dst.len() == 2));
-        assert_eq!(shared.count(), 2, "the weights of the first and of the second layer");
-        let constants: Vec<&Constant> = draft.constants.iter().collect();
+    let kinds = [Primes::Prefix(Special::Larger(2)), Primes::Swapped(48)];
+    for (primes, chained) in kinds.into_iter().flat_map(|p| [(p, false), (p, true)]) {
+        let choice = Choice { message_bits: 30, weight_bits: 28, primes, tolerance: 1.0, per_byte: 0.0, chained };
+        let made = draft(&task, &mut ring, &choice, &geometry, true).unwrap();
+        let linear = |s: &&Step| matches!(s, Step::Linear { dst, .. } if dst.len() == 2);
+        let shared = made.program.steps.iter().filter(linear).count();
+        assert!(
+            if chained { shared >= 2 } else { shared == 2 },
+            "{shared}: the weights of the first and of the second layer"
+        );
+        let counted = draft(&task, &mut ring, &choice, &geometry, false).unwrap().program.constants;
+        assert_eq!(counted, made.program.constants, "what is counted is what is made");
+        let constants: Vec<&Constant> = made.constants.iter().collect();
         for sample in &samples {
-            let found = simulate(&draft.program, &constants, sample, None).unwrap().outputs;
+            let found = simulate(&made.program, &constants, sample, None).unwrap().outputs;
             let expected = circuit.eval(sample);
             assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-7), "{found:?} {expected:?}");
         }

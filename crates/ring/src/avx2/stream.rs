@@ -164,20 +164,18 @@ fn cipher_blocks<const WIDTH: usize, const WIDE: bool, const RESULTS: usize>(
             let mut weights = stream.restarted(&weights[first..], 2 * terms);
             // Of three results the one in the middle is the sum of both mixed products.
             let products = |result: usize, terms: usize| if (RESULTS, result) == (3, 1) { 2 * terms } else { terms };
-            let mut sums = [[Sum::new(splat(0), 0); RESULTS]; VECTORS];
-            for sums in &mut sums {
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    *sum = Sum::new(splat(0), products(i, terms.min(SPAN)));
+            let started = |so_far: [__m256i; RESULTS], terms: usize| {
+                let mut sums = [Sum::new(splat(0), 0); RESULTS];
+                for (i, (sum, so_far)) in sums.iter_mut().zip(so_far).enumerate() {
+                    *sum = Sum::new(so_far, products(i, terms));
                 }
-            }
+                sums
+            };
+            let mut sums = [started([splat(0); RESULTS], terms.min(SPAN)); VECTORS];
             for (i, span) in scratch[2 * set * terms..2 * (set + 1) * terms].as_chunks::<2>().0.chunks(SPAN).enumerate()
             {
                 if i > 0 {
-                    for sums in &mut sums {
-                        for (i, sum) in sums.iter_mut().enumerate() {
-                            *sum = Sum::new(to_words(reducer.reduce(*sum)), products(i, span.len()));
-                        }
-                    }
+                    sums = sums.map(|sums| started(sums.map(|sum| to_words(reducer.reduce(sum))), span.len()));
                 }
                 for [x0, x1] in span {
                     let (x0, x1) = (x0.as_chunks().0, x1.as_chunks().0);

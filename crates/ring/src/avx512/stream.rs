@@ -314,7 +314,7 @@ fn turned_blocks<const WIDTH: usize, const WIDE: bool>(
     acc1: &mut [u64],
 ) {
     let reducer = SumReducer::<WIDE>::new(p);
-    let stream = Stream::<WIDTH, ALL_CACHES>::new(&[0; PADDING], 0);
+    let stream = Stream::<WIDTH, OUTER_CACHES>::new(&[0; PADDING], 0);
     let (acc0, acc1) = (acc0.as_chunks_mut::<BLOCK>().0, acc1.as_chunks_mut::<BLOCK>().0);
     for (b, (acc0, acc1)) in acc0.iter_mut().zip(acc1).enumerate() {
         let mut sums = [Sum::from(splat(0)); 4];

@@ -240,11 +240,8 @@ fn protect_now(app: &App, wanted: &Protect, files: &[std::path::PathBuf], shown:
         (data, _) => data,
     };
     let request = ProtectRequest {
-        onnx: &onnx,
-        name: &wanted.name,
         scope,
         encrypted_input,
-        plain_weights: false,
         substitutions,
         preprocess,
         calibrate: calibrate.as_ref(),
@@ -253,9 +250,7 @@ fn protect_now(app: &App, wanted: &Protect, files: &[std::path::PathBuf], shown:
         fold: !wanted.unfolded,
         classes: wanted.classes.clone(),
         memory_limit: wanted.memory_limit,
-        costs: None,
-        scheme: Default::default(),
-        fixed_point: None,
+        ..ProtectRequest::new(&onnx, &wanted.name)
     };
     shown.begin("planning", 1);
     let report = app.owner.protect(&request, &app.vault, shown).map_err(|error| match ApiError::from(error) {

@@ -42,22 +42,12 @@ pub fn protect(home: &Path, name: &str) -> String {
     let vault = Vault::create_or_open_for_tests(home, &passphrase()).unwrap();
     let (onnx, data) = (onnx(), digits(64));
     let request = ProtectRequest {
-        onnx: &onnx,
-        name,
         scope: Scope::Last,
         encrypted_input: false,
-        plain_weights: false,
-        substitutions: Default::default(),
         preprocess: Some("scale=1/255".parse().unwrap()),
         calibrate: Some(&data),
         security: subrosa_fhe::security::SecurityLevel::Bits128,
-        force: false,
-        fold: true,
-        classes: None,
-        memory_limit: None,
-        costs: None,
-        scheme: Default::default(),
-        fixed_point: None,
+        ..ProtectRequest::new(&onnx, name)
     };
     owner.protect(&request, &vault, &Silent).unwrap().id
 }

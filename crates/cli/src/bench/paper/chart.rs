@@ -7,6 +7,7 @@ use plotters::coord::ranged1d::{KeyPointHint, Ranged};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::path::Path;
+use subrosa_fhe::Scheme;
 use subrosa_terminal::{Failure, text};
 
 const WIDTH: u32 = 1240;
@@ -41,12 +42,13 @@ const PANELS: [(Step, bool, &str); 4] = [
     (Step::Decrypt, true, "Table 5: decryption"),
 ];
 
-/// Draws the CIFAR-10 network's rows that the paper has figures for.
-pub(super) fn draw(report: &PaperReport, path: &Path) -> Result<(), Failure> {
+/// Draws the CIFAR-10 network's rows of a scheme that the paper has figures for.
+pub(super) fn draw(report: &PaperReport, scheme: Scheme, path: &Path) -> Result<(), Failure> {
     let panels = PANELS.map(|(step, encrypted, title)| {
         let drawn = |r: &&Row| {
             (r.what, r.encrypted_input, r.network) == (step, encrypted, PaperNetwork::Cifar)
                 && r.classifier != PaperSetting::NoneFolded
+                && r.scheme == scheme
                 && r.paper.is_some()
         };
         (title, report.steps().filter(drawn).collect::<Vec<_>>())

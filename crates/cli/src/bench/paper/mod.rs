@@ -61,6 +61,11 @@ pub(super) fn paper(terminal: &mut Terminal, wanted: &PaperFlags) -> Result<(), 
     let threads = terminal.flags().threads();
     let conditions = Conditions::now(kernel, threads)?;
     let settings = if wanted.setting.is_empty() { PaperSetting::value_variants() } else { &wanted.setting };
+    // The price of exactness is seen beside what is not exact.
+    let schemes: &[Scheme] = match wanted.scheme {
+        Scheme::Bgv => &[Scheme::Bgv, Scheme::Ckks],
+        Scheme::Ckks => &[Scheme::Ckks],
+    };
     let bars = terminal.bars();
     let runs = usize::from(wanted.runs);
     let mut rows = Vec::new();
@@ -71,12 +76,17 @@ pub(super) fn paper(terminal: &mut Terminal, wanted: &PaperFlags) -> Result<(), 
         let reference: Result<Vec<Value>, Failure> = (0..runs).map(|_| place.plain()).collect();
         let reference = PlainReference::new(network, threads, &reference?)?;
         let mut steps = Vec::new();
-        bars.begin("repeating the paper's experiment", settings.len() * wanted.security.len() * 2 * runs);
+        bars.begin(
+            "repeating the paper's experiment",
+            settings.len() * wanted.security.len() * 2 * schemes.len() * runs,
+        );
         for &setting in settings {
             let expected = expected(&place, setting, &samples, threads)?;
             for &security in &wanted.security {
-                for encrypted_input in [false, true] {
-                    let experiment = Experiment { network, setting, encrypted_input, security, scheme: wanted.scheme };
+                for (encrypted_input, &scheme) in
+                    [false, true].iter().flat_map(|input| schemes.iter().map(move |s| (*input, s)))
+                {
+                    let experiment = Experiment { network, setting, encrypted_input, security, scheme };
                     let mut done = Vec::with_capacity(runs);
                     for _ in 0..runs {
                         done.push(place.run(&experiment)?);
@@ -96,7 +106,7 @@ pub(super) fn paper(terminal: &mut Terminal, wanted: &PaperFlags) -> Result<(), 
     }
     let report = PaperReport { conditions, seed: SEED, images: IMAGES, rows };
     if let Some(path) = &wanted.svg {
-        chart::draw(&report, path)?;
+        chart::draw(&report, wanted.scheme, path)?;
         terminal.note(format!("drawn in {}", path.display()));
     }
     finish(terminal, archive, &report)

@@ -8,6 +8,7 @@ use crate::bench::{Conditions, ratio};
 use serde::Serialize;
 use serde_json::Value;
 use std::fmt;
+use subrosa_fhe::Scheme;
 use subrosa_terminal::machine::median;
 use subrosa_terminal::{Failure, text};
 
@@ -84,8 +85,7 @@ pub(super) struct Row {
     pub encrypted_input: bool,
     setting: String,
     pub security_bits: u32,
-    /// "ckks" or "bgv".
-    scheme: String,
+    pub scheme: Scheme,
     threads: usize,
     kernel: String,
     runs: usize,
@@ -219,7 +219,7 @@ impl Row {
             encrypted_input,
             setting: format!("{}, {} input", name(network, setting), input(encrypted_input)),
             security_bits: security.bits(),
-            scheme: scheme.to_string(),
+            scheme,
             threads: conditions.threads,
             kernel: conditions.kernel.clone(),
             runs: runs.len(),
@@ -302,7 +302,7 @@ impl fmt::Display for PaperReport {
 }
 
 fn header(step: Step) -> Vec<String> {
-    let mut titles = vec!["  encrypted", "bits", "time", "memory"];
+    let mut titles = vec!["  encrypted", "scheme", "bits", "time", "memory"];
     match step {
         Step::Protect => titles.extend(["encrypted weights", "over the plain model", "bundle"]),
         Step::Infer => titles.extend(["of it encode or encrypt", "budget left, bits", "largest error"]),
@@ -323,6 +323,7 @@ impl Row {
         let memory = self.peak_rss_bytes.map_or_else(|| "unknown".to_owned(), text::bytes);
         let mut line = vec![
             format!("  {}", name(self.network, self.classifier)),
+            self.scheme.to_string(),
             self.security_bits.to_string(),
             beside(
                 text::seconds(self.mean_seconds),

@@ -1,9 +1,11 @@
 //! The primes that primitives are measured with.
 
-use subrosa_fhe::{FheError, KeyShape, ParameterSpec, SecurityLevel, primes};
+use subrosa_fhe::{FheError, KeyShape, ParameterSpec, Scheme, SecurityLevel, primes};
 
 /// Ciphertext primes have so many bits: 6 of them exceed 2^260 and 12 exceed 2^520, the moduli of the peer's chains.
 pub(super) const PRIME_BITS: u32 = 44;
+/// The plaintext modulus of exact integers has so many, as the peer's.
+pub(super) const PLAIN_BITS: u32 = 22;
 /// Special primes have two more, so that a digit never exceeds the special primes of a rotation's key.
 const SPECIAL_BITS: u32 = 46;
 
@@ -42,9 +44,15 @@ impl Chain {
         KeyShape { level: self.limbs, specials, digit }
     }
 
-    pub fn spec(&self) -> Result<ParameterSpec, FheError> {
+    pub fn spec(&self, scheme: Scheme) -> Result<ParameterSpec, FheError> {
         let ciphertext = primes::find(self.log_n, PRIME_BITS, self.limbs, &[])?;
         let special = primes::find(self.log_n, SPECIAL_BITS, self.specials, &ciphertext)?;
-        Ok(ParameterSpec::new(self.log_n, ciphertext, special, SecurityLevel::Bits128))
+        let spec = ParameterSpec::new(self.log_n, ciphertext, special, SecurityLevel::Bits128);
+        Ok(match scheme {
+            Scheme::Ckks => spec,
+            Scheme::Bgv => primes::find(self.log_n, PLAIN_BITS, 1, &[])?
+                .into_iter()
+                .fold(spec, ParameterSpec::with_plaintext_modulus),
+        })
     }
 }

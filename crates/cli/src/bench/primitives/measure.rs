@@ -2,15 +2,16 @@
 //! of a wrong result is worth nothing.
 
 use super::SEED;
-use super::chain::{Chain, PRIME_BITS};
+use super::chain::Chain;
+use super::messages::{Expected, Messages};
 use super::report::Row;
 use crate::bench::calibration::{fill, ns_per_butterfly};
 use crate::bench::{Times, engine};
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 use subrosa_fhe::{
-    Ciphertext, Encoder, EvaluationKeys, Evaluator, FheError, Galois, Kernel, KeyId, Parameters, Plaintext, PublicKey,
-    RnsPoly, wire,
+    Ciphertext, EvaluationKeys, Evaluator, FheError, Galois, Kernel, KeyId, Parameters, Plaintext, PublicKey, RnsPoly,
+    Scheme, wire,
 };
 use subrosa_ring::sampler::os_rng;
 use subrosa_secret::SecretKey;
@@ -27,31 +28,32 @@ pub(super) const MULTIPLY: &str = "ct·ct + relinearise + rescale";
 pub(super) const ROTATE: &str = "rotate";
 /// Per rotation of [`HOISTED`].
 const HOISTED_ROTATE: &str = "hoisted rotate, each of 16";
-/// A larger error is a defect, not noise.
-const WRONG: f64 = 1e-5;
-
 /// Keys, operands and whoever works on them.
 struct Bench {
     parameters: Parameters,
-    encoder: Encoder,
+    messages: Messages,
     evaluator: Evaluator,
     secret: SecretKey,
     public: PublicKey,
     keys: EvaluationKeys,
-    x: Vec<f64>,
-    y: Vec<f64>,
     plain: Plaintext,
     a: Ciphertext,
     b: Ciphertext,
 }
 
-/// Rows of one ring degree.
-pub(super) fn measure(log_n: u32, runs: usize, threads: usize, kernel: Kernel) -> Result<Vec<Row>, Failure> {
+/// Rows of one ring degree and scheme.
+pub(super) fn measure(
+    scheme: Scheme,
+    log_n: u32,
+    runs: usize,
+    threads: usize,
+    kernel: Kernel,
+) -> Result<Vec<Row>, Failure> {
     let chain = Chain::of(log_n)
         .ok_or_else(|| Failure::usage(format!("no chain of primes is set for ring degree 2^{log_n}")))?;
-    let bench = Bench::new(chain, kernel).map_err(engine)?;
+    let bench = Bench::new(scheme, chain, kernel).map_err(engine)?;
     let errors = bench.errors().map_err(engine)?;
-    if let Some((what, error)) = errors.iter().find(|(_, error)| error.is_nan() || *error > WRONG) {
+    if let Some((what, error)) = errors.iter().find(|(_, error)| error.is_nan() || *error > bench.messages.wrong()) {
         return Err(Failure::failed(format!(
             "the result of '{what}' at N=2^{log_n} is off by {error:.1e}: no time is worth printing"
         )));
@@ -61,7 +63,8 @@ pub(super) fn measure(log_n: u32, runs: usize, threads: usize, kernel: Kernel) -
     let (parameters, shape) = (&bench.parameters, chain.shape());
     let row = |&(what, times): &(&'static str, Times)| Row {
         what,
-        setting: format!("N=2^{log_n}, {} limbs", chain.limbs),
+        scheme,
+        setting: format!("{}, N=2^{log_n}, {} limbs", bench.messages, chain.limbs),
         security_bits: 128,
         threads,
         kernel: kernel.to_string(),
@@ -84,8 +87,8 @@ pub(super) fn measure(log_n: u32, runs: usize, threads: usize, kernel: Kernel) -
 }
 
 impl Bench {
-    fn new(chain: &Chain, kernel: Kernel) -> Result<Self, FheError> {
-        let parameters = Parameters::new(chain.spec()?, kernel)?;
+    fn new(scheme: Scheme, chain: &Chain, kernel: Kernel) -> Result<Self, FheError> {
+        let parameters = Parameters::new(chain.spec(scheme)?, kernel)?;
         let secret = SecretKey::generate(&parameters)?;
         let public = secret.public_key(chain.limbs)?;
         let mut keys = EvaluationKeys::new();
@@ -93,45 +96,36 @@ impl Bench {
         for galois in rotations() {
             keys.insert(secret.switch_key(KeyId::new(galois, 1), chain.shape())?.prepare(&parameters)?);
         }
-        let encoder = Encoder::new(&parameters);
-        let mut messages = ChaCha20Rng::seed_from_u64(SEED);
-        let mut draw = || (0..parameters.slots()).map(|_| messages.random_range(-1.0..1.0)).collect::<Vec<f64>>();
-        let (x, y) = (draw(), draw());
-        let plain = encoder.encode_real(&y, scale(), chain.limbs)?;
+        let messages = Messages::draw(scheme, &parameters, &mut ChaCha20Rng::seed_from_u64(SEED))?;
+        let [x, plain] = messages.encode(chain.limbs)?;
         let mut rng = os_rng()?;
-        let a = public.encrypt(&parameters, &encoder.encode_real(&x, scale(), chain.limbs)?, &mut rng)?;
+        let a = public.encrypt(&parameters, &x, &mut rng)?;
         let b = public.encrypt(&parameters, &plain, &mut rng)?;
         let evaluator = Evaluator::new(&parameters);
-        Ok(Self { parameters, encoder, evaluator, secret, public, keys, x, y, plain, a, b })
+        Ok(Self { parameters, messages, evaluator, secret, public, keys, plain, a, b })
     }
 
     /// Largest differences of decrypted results from plain arithmetic.
     fn errors(&self) -> Result<Vec<(&'static str, f64)>, FheError> {
-        let products: Vec<f64> = self.x.iter().zip(&self.y).map(|(x, y)| x * y).collect();
-        let rotated = |by: usize| self.x.iter().cycle().skip(by).take(self.x.len()).copied().collect::<Vec<f64>>();
+        let error = |found: &Ciphertext, expected| self.messages.error(&self.secret, found, expected);
         let hoisted = self.evaluator.rotate_hoisted(&self.a, &rotations(), &self.keys)?;
         let mut worst = 0f64;
         for (by, rotation) in (1..).zip(&hoisted) {
-            worst = worst.max(self.error(rotation, &rotated(by))?);
+            worst = worst.max(error(rotation, Expected::Rotated(by))?);
         }
         let by_plain = self.evaluator.mul_plain(&self.a, &self.plain)?;
         Ok(vec![
-            (ENCRYPT, self.error(&self.a, &self.x)?),
-            (TIMES_PLAIN, self.error(&by_plain, &products)?),
-            (MULTIPLY, self.error(&self.multiplied()?, &products)?),
-            (ROTATE, self.error(&self.rotated()?, &rotated(1))?),
+            (ENCRYPT, error(&self.a, Expected::Rotated(0))?),
+            (TIMES_PLAIN, error(&by_plain, Expected::Product)?),
+            (MULTIPLY, error(&self.multiplied()?, Expected::Product)?),
+            (ROTATE, error(&self.rotated()?, Expected::Rotated(1))?),
             (HOISTED_ROTATE, worst),
         ])
     }
 
-    fn error(&self, found: &Ciphertext, expected: &[f64]) -> Result<f64, FheError> {
-        let slots = self.encoder.decode(&self.secret.decrypt_coefficients(found)?)?;
-        Ok(slots.iter().zip(expected).map(|(s, e)| (s.re - e).hypot(s.im)).fold(0.0, f64::max))
-    }
-
     /// The forward transform first: the others are told in multiples of it.
     fn times(&self, runs: usize) -> Result<Vec<(&'static str, Times)>, FheError> {
-        let Self { parameters, encoder, evaluator, secret, public, keys, plain, a, b, .. } = self;
+        let Self { parameters, messages, evaluator, secret, public, keys, plain, a, b } = self;
         let level = a.level();
         let table = parameters.ring().table(0);
         let mut poly = RnsPoly::zero(parameters.n(), 1);
@@ -155,9 +149,9 @@ impl Bench {
         Ok(vec![
             ("forward NTT", forward),
             ("inverse NTT", inverse),
-            ("encode", Times::of(runs, || encoder.encode_real(&self.x, scale(), level))?),
+            ("encode", Times::of(runs, || messages.encode_one(level))?),
             (ENCRYPT, Times::of(runs, || public.encrypt(parameters, plain, &mut rng))?),
-            ("decrypt, decode", Times::of(runs, || encoder.decode(&secret.decrypt_coefficients(a)?))?),
+            ("decrypt, decode", Times::of(runs, || messages.decrypt(secret, a))?),
             (TIMES_PLAIN, Times::of(runs, || evaluator.mul_plain(a, plain))?),
             ("ct·ct", Times::of(runs, || evaluator.mul(a, b))?),
             ("relinearise", Times::of(runs, || evaluator.relinearize(&product, keys, false))?),
@@ -180,8 +174,4 @@ impl Bench {
 
 fn rotations() -> Vec<Galois> {
     (1..=HOISTED).map(Galois::rotation).collect()
-}
-
-fn scale() -> f64 {
-    f64::from(PRIME_BITS).exp2()
 }

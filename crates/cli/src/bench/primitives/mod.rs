@@ -3,6 +3,7 @@
 
 mod chain;
 mod measure;
+mod messages;
 mod report;
 
 use super::archive::{Archive, today};
@@ -11,7 +12,7 @@ use crate::arguments::{HomeFlags, Peer, PrimitivesFlags};
 use crate::failure::io;
 use report::PrimitivesReport;
 use std::path::PathBuf;
-use subrosa_fhe::Kernel;
+use subrosa_fhe::{Kernel, Scheme};
 use subrosa_owner::COST_MODEL_FILE;
 use subrosa_plan::CostModel;
 use subrosa_terminal::{Failure, Terminal};
@@ -38,7 +39,9 @@ pub(crate) fn primitives(terminal: &mut Terminal, home: &HomeFlags, wanted: &Pri
     };
     let mut rows = Vec::new();
     for &log_n in &wanted.log_n.0 {
-        rows.extend(measure::measure(log_n, usize::from(wanted.runs), threads, kernel)?);
+        for scheme in [Scheme::Ckks, Scheme::Bgv] {
+            rows.extend(measure::measure(scheme, log_n, usize::from(wanted.runs), threads, kernel)?);
+        }
     }
     let peer = peer.map(|peer| report::Comparison::new(&rows, peer)).transpose()?;
     let cost_model = save_cost_model(home, kernel)?;

@@ -6,11 +6,16 @@ use serde::Serialize;
 use serde_json::Value;
 use std::fmt;
 use std::path::PathBuf;
+use subrosa_fhe::Scheme;
 use subrosa_terminal::{Failure, text};
 
-/// Our operations and the peer's names for them.
-const SHARED: [(&str, &str); 4] =
-    [("encode", "encode"), (ENCRYPT, "encrypt_public_key"), (MULTIPLY, "ct_ct_relin_rescale"), (ROTATE, "rotate")];
+/// Our operations and the peer's names for them: in CKKS, and in BFV, which has no rescaling.
+const SHARED: [(&str, &str, &str); 4] = [
+    ("encode", "encode", "encode"),
+    (ENCRYPT, "encrypt_public_key", "encrypt_public_key"),
+    (MULTIPLY, "ct_ct_relin_rescale", "ct_ct_relin"),
+    (ROTATE, "rotate", "rotate"),
+];
 
 #[derive(Serialize)]
 pub(super) struct PrimitivesReport {
@@ -28,6 +33,7 @@ pub(super) struct PrimitivesReport {
 #[derive(Serialize)]
 pub(super) struct Row {
     pub what: &'static str,
+    pub scheme: Scheme,
     pub setting: String,
     pub security_bits: u32,
     pub threads: usize,
@@ -71,6 +77,9 @@ pub(super) struct Comparison {
 #[derive(Serialize)]
 struct Compared {
     what: &'static str,
+    scheme: Scheme,
+    /// The peer's: "ckks" or, for exact integers, "bfv".
+    peer_scheme: &'static str,
     log_n: u32,
     ours_seconds: f64,
     theirs_seconds: f64,
@@ -85,9 +94,13 @@ impl Comparison {
     pub fn new(rows: &[Row], peer: Value) -> Result<Self, Failure> {
         let mut compared = Vec::new();
         for row in rows.iter().filter(|r| peer::DEGREES.contains(&r.log_n)) {
-            let Some((_, name)) = SHARED.iter().find(|(ours, _)| *ours == row.what) else { continue };
+            let Some(&(_, ckks, bfv)) = SHARED.iter().find(|(ours, ..)| *ours == row.what) else { continue };
             let degree = peer.get("degrees").and_then(|d| d.get((1u64 << row.log_n).to_string()));
-            let milliseconds = degree.and_then(|d| d.get("median_ms")?.get(name)?.as_f64());
+            let (name, peer_scheme, report) = match row.scheme == Scheme::Bgv {
+                true => (bfv, "bfv", degree.and_then(|d| d.get("bfv"))),
+                false => (ckks, "ckks", degree),
+            };
+            let milliseconds = report.and_then(|d| d.get("median_ms")?.get(name)?.as_f64());
             let bits = degree.and_then(|d| d.get("coeff_modulus_bits")?.as_array()?.split_last());
             let (Some(milliseconds), Some((_, bits))) = (milliseconds, bits) else {
                 return Err(Failure::failed(format!(
@@ -98,6 +111,8 @@ impl Comparison {
             let theirs_seconds = milliseconds / 1e3;
             compared.push(Compared {
                 what: row.what,
+                scheme: row.scheme,
+                peer_scheme,
                 log_n: row.log_n,
                 ours_seconds: row.median_seconds,
                 theirs_seconds,
@@ -114,7 +129,7 @@ impl Comparison {
 impl fmt::Display for PrimitivesReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.conditions)?;
-        for degree in self.rows.chunk_by(|a, b| a.log_n == b.log_n) {
+        for degree in self.rows.chunk_by(|a, b| a.setting == b.setting) {
             let Some(first) = degree.first() else { continue };
             writeln!(
                 f,
@@ -148,9 +163,9 @@ impl fmt::Display for Comparison {
         let lines = self.rows.iter().map(|r| {
             [
                 format!("  N=2^{} {}", r.log_n, r.what),
-                format!("TenSEAL {}", text::seconds(r.theirs_seconds)),
+                format!("TenSEAL {} {}", r.peer_scheme, text::seconds(r.theirs_seconds)),
                 format!("log2(Q) {}", r.theirs_log_q),
-                format!("Subrosa {}", text::seconds(r.ours_seconds)),
+                format!("Subrosa {} {}", r.scheme, text::seconds(r.ours_seconds)),
                 format!("log2(Q) {:.0}", r.ours_log_q),
                 format!("ratio {}", ratio(r.ratio)),
             ]
