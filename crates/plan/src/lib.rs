@@ -23,7 +23,7 @@ mod whole;
 pub use chain::{InputRange, Ranges};
 pub use cost::{CostModel, CostModelError, MeasureError, Memory, Prediction, StepWork, Stream, Work, predict};
 pub use exact::{
-    ExactError, ExactRequest, FixedPoint, IntegerError, IntegerNetwork, Nearest, forecast_budgets, plan_exact,
+    ExactError, ExactRequest, FixedPoint, IntegerError, IntegerNetwork, NearestExact, forecast_budgets, plan_exact,
 };
 pub use plan::{Forecast, Plan};
 pub use prefer::Prefer;

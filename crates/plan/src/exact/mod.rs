@@ -12,7 +12,7 @@ mod spectrum;
 mod tests;
 mod walk;
 
-pub use nearest::Nearest;
+pub use nearest::NearestExact;
 pub use network::{FixedPoint, IntegerError, IntegerNetwork};
 
 use crate::chain::{InputRange, Ranges, Stage, Trace, ranges, traces};
@@ -109,7 +109,7 @@ pub enum ExactError {
         /// The fixed point.
         fixed: FixedPoint,
         /// What would fit.
-        nearest: Nearest,
+        nearest: NearestExact,
     },
     /// No modulus under the security table.
     #[error(
@@ -128,7 +128,7 @@ pub enum ExactError {
         /// The fixed point.
         fixed: FixedPoint,
         /// What would fit.
-        nearest: Nearest,
+        nearest: NearestExact,
     },
 }
 
@@ -176,7 +176,7 @@ fn attempt(request: &ExactRequest<'_>) -> Result<Plan, PlanError> {
     let bits = (2.0 * bound + 1.0).log2();
     if bits > f64::from(MOST_BITS) {
         return Err(
-            ExactError::Range { bits: bits - 1.0, most: MOST_BITS, fixed, nearest: Nearest::OtherScheme }.into()
+            ExactError::Range { bits: bits - 1.0, most: MOST_BITS, fixed, nearest: NearestExact::OtherScheme }.into()
         );
     }
     let integers = Integers {
@@ -208,7 +208,8 @@ fn attempt(request: &ExactRequest<'_>) -> Result<Plan, PlanError> {
             (Some(limit), Some(smallest)) => PlanError::Memory { limit, smallest },
             _ => {
                 let (ring, layers, security) = (*cost::LOG_N.end(), stages.len(), request.security.bits());
-                ExactError::DoesNotFit { ring, layers, bits, security, fixed, nearest: Nearest::OtherScheme }.into()
+                ExactError::DoesNotFit { ring, layers, bits, security, fixed, nearest: NearestExact::OtherScheme }
+                    .into()
             }
         });
     };
@@ -245,7 +246,12 @@ fn fixed_point(
             Ok(measured) => measured,
             Err(IntegerError::Overflow { .. }) => {
                 let most = MOST_BITS;
-                return Err(ExactError::Range { bits: f64::from(most), most, fixed, nearest: Nearest::OtherScheme });
+                return Err(ExactError::Range {
+                    bits: f64::from(most),
+                    most,
+                    fixed,
+                    nearest: NearestExact::OtherScheme,
+                });
             }
             Err(other) => return Err(other.into()),
         };
