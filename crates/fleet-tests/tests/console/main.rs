@@ -22,6 +22,8 @@ use subrosa_input::{Dataset, Samples};
 
 /// Images of one file.
 const PART: usize = 25;
+/// Says whether the page is kept up to date.
+const LIVE: &str = "return document.getElementById('live-status').textContent === 'Live.'";
 
 fn agent(backend: &Backend, name: &str) -> Agent {
     let program = PROGRAMS.as_ref().unwrap().join("subrosa-edge");
@@ -194,7 +196,7 @@ async fn protecting(browser: &Browser) {
 async fn results_come_by_themselves(browser: &Browser, gate: &Agent, images: &Dataset) {
     browser.go("/console/results").await;
     browser.run("window.loaded = true").await;
-    browser.wait_for("the stream", "return document.getElementById('live-status').textContent === 'Live.'").await;
+    browser.wait_for("the stream", LIVE).await;
     let rows = "return document.querySelectorAll('#results tbody tr').length";
     assert_eq!(browser.run(rows).await, 0);
     for part in 0..6 {
@@ -243,6 +245,8 @@ async fn on_a_phone(browser: &Browser, model: &str) {
 
 async fn signing_out(browser: &Browser) {
     browser.go("/console/results").await;
+    // Else the page may ask for its stream when it is signed out already, and the browser logs the refusal.
+    browser.wait_for("the stream", LIVE).await;
     browser.keys_to("header button", &Key::Enter.to_string()).await;
     browser.wait_for("the login", "return location.pathname === '/console/login'").await;
     browser.go("/console/audit").await;
