@@ -6,14 +6,18 @@ mod audit;
 mod deployments;
 mod devices;
 mod jobs;
+mod labels;
 mod results;
+mod sessions;
 mod tokens;
 
 pub use audit::{AuditRow, Event, Link};
 pub use deployments::{Bundle, DeploymentRow, Effective, Target};
 pub use devices::{Device, EnrolError, NewDevice};
 pub use jobs::{JobRow, UploadRow};
+pub use labels::{AlarmRow, Counted, NewAlarm};
 pub use results::{Arrival, Claimed, Decision, Filter, NewResult, Page, Permit, ResultRow, Usage};
+pub use sessions::Session;
 pub use tokens::{OwnerToken, TokenRow, digest, new_token};
 
 use crate::sql::{Database, SqlError, Transaction};

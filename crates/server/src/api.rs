@@ -1,15 +1,16 @@
 //! The HTTP interface: who may ask what. Its description is made from the handlers.
 
-mod audit;
+mod alarms;
+pub(crate) mod audit;
 mod deployments;
 mod device;
 mod devices;
 mod health;
 mod jobs;
-mod models;
+pub(crate) mod models;
 mod results;
 mod tokens;
-mod uploads;
+pub(crate) mod uploads;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,6 +27,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth;
+use crate::console::{self, Console};
 use crate::error::ApiError;
 use crate::metrics::Route;
 use crate::state::App;
@@ -74,6 +76,8 @@ fn described(app: &Arc<App>) -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(deployments::roll_back))
         .routes(routes!(results::list))
         .routes(routes!(results::show))
+        .routes(routes!(alarms::list))
+        .routes(routes!(alarms::acknowledge))
         .routes(routes!(audit::list))
         .routes(routes!(audit::verify))
         .layer(middleware::from_fn_with_state(Arc::clone(app), auth::owner));
@@ -91,7 +95,7 @@ fn described(app: &Arc<App>) -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
 }
 
 /// All of the HTTP interface.
-pub(crate) fn router(app: Arc<App>) -> Router {
+pub(crate) fn router(app: Arc<App>, console: Arc<Console>) -> Router {
     let (api, description) = described(&app);
     let guarded = Router::new()
         .route("/api/v1/openapi.json", get(move || std::future::ready(Json(description))))
@@ -105,6 +109,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/readyz", get(health::ready))
         .merge(metrics)
         .merge(guarded)
+        .merge(console::router(console))
         .merge(api)
         .fallback(|| async { ApiError::missing("there is no such route: /api/v1/openapi.json lists what there is") })
         .method_not_allowed_fallback(|| async {

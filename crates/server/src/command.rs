@@ -201,6 +201,7 @@ fn failure(error: ServeError) -> Failure {
 struct Ready {
     ready: bool,
     url: String,
+    console: String,
     address: SocketAddr,
     certificate: Option<PathBuf>,
     owner_token_file: Option<PathBuf>,
@@ -211,6 +212,7 @@ struct Ready {
 impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "serving on {}", self.url)?;
+        writeln!(f, "console {}", self.console)?;
         writeln!(f, "registry {}, store {}", self.database, self.store)?;
         if let Some(certificate) = &self.certificate {
             writeln!(f, "edges trust {}", certificate.display())?;
@@ -260,6 +262,7 @@ fn serve_until_stopped(runtime: &Runtime, terminal: &mut Terminal, place: &Place
         terminal.report(&Ready {
             ready: true,
             url: server.url(),
+            console: format!("{}/console", server.url()),
             address: server.address(),
             certificate: server.certificate().cloned(),
             owner_token_file,

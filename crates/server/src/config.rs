@@ -13,8 +13,10 @@ pub struct Limits {
     pub connections: usize,
     /// For the TLS handshake, for each request's head, and between two requests of a connection.
     pub head_timeout: Duration,
-    /// Longest time without a byte of a body.
+    /// Longest time without a byte of a body, and for a body that comes slower than 16 kB a second.
     pub body_timeout: Duration,
+    /// Largest body of a request without a token: enrolments, logins of the console.
+    pub open_bytes: u64,
     /// Largest JSON body.
     pub json_bytes: u64,
     /// Largest batch of results.
@@ -27,6 +29,14 @@ pub struct Limits {
     pub waiting_results: u64,
     /// Entries of the audit log about refusals that one device may cause in a minute.
     pub refusals_per_minute: u32,
+    /// Wrong tokens at the console's login from one address in a minute; then it is told to wait.
+    pub logins_per_minute: u32,
+    /// A session of the console that is not used for so long ends.
+    pub session_idle: Duration,
+    /// It ends after so long in any case.
+    pub session_life: Duration,
+    /// Pages of the console that are kept up to date at once.
+    pub live_pages: usize,
 }
 
 impl Default for Limits {
@@ -35,12 +45,17 @@ impl Default for Limits {
             connections: 2048,
             head_timeout: Duration::from_secs(15),
             body_timeout: Duration::from_secs(30),
+            open_bytes: 8 << 10,
             json_bytes: 1 << 20,
             batch_bytes: 64 << 20,
             upload_bytes: 2 << 30,
             bodies_in_memory: 256 << 20,
             waiting_results: 1_000_000,
             refusals_per_minute: 60,
+            logins_per_minute: 10,
+            session_idle: Duration::from_secs(3600),
+            session_life: Duration::from_secs(12 * 3600),
+            live_pages: 32,
         }
     }
 }

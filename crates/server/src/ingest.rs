@@ -129,7 +129,7 @@ fn check(app: &App, device: &Device, bytes: &[u8]) -> Answer<Checked> {
         })
         .collect();
     for row in replays {
-        rules.note_refusal("replay", &row.id, &row.model, row.sequence)?;
+        rules.note_refusal("replay", &row.id, &row.model, row.sequence, false)?;
     }
     Ok(Checked { ids, outcomes, passed })
 }
@@ -150,13 +150,23 @@ fn row(statement: &Statement, record: &[u8]) -> NewResult {
     }
 }
 
+/// Whether results of a network are taken from a device.
+#[derive(Clone, Copy)]
+enum Taken {
+    /// With payloads of this length, where it is known.
+    Yes(Option<usize>),
+    /// They were.
+    Retired,
+    No,
+}
+
 /// What a device's results must be.
 struct Rules<'a> {
     app: &'a App,
     device: &'a Device,
     signer: Signer,
     /// Networks that were looked up: whether results of this version are taken.
-    models: HashMap<(String, u32), bool>,
+    models: HashMap<(String, u32), Taken>,
     /// Whether this device may evaluate what that one acquired.
     origins: HashMap<String, bool>,
 }
@@ -171,9 +181,19 @@ impl Rules<'_> {
         if statement.sequence > i64::MAX as u64 {
             return Ok(Err(Refusal::Form("its sequence number is beyond 2^63".into())));
         }
-        if !self.takes(statement)? {
-            let stated = format!("{}@{}", statement.model, statement.version);
-            return Ok(Err(Refusal::Model { stated, expected: "what is deployed to this device".into() }));
+        let stated = || format!("{}@{}", statement.model, statement.version);
+        match self.takes(statement)? {
+            Taken::Yes(None) => {}
+            Taken::Yes(Some(length)) if length == result.payload.len() => {}
+            Taken::Yes(Some(length)) => {
+                let found = result.payload.len();
+                return Ok(Err(Refusal::Form(format!("{found} bytes instead of {length}"))));
+            }
+            Taken::Retired => return Ok(Err(Refusal::Retired { stated: stated() })),
+            Taken::No => {
+                let expected = "what is deployed to this device".into();
+                return Ok(Err(Refusal::Model { stated: stated(), expected }));
+            }
         }
         if !self.may_stand_for(&statement.origin)? {
             return Ok(Err(Refusal::Unknown { device: statement.origin.clone() }));
@@ -181,7 +201,7 @@ impl Rules<'_> {
         Ok(Ok(()))
     }
 
-    fn takes(&mut self, statement: &Statement) -> Answer<bool> {
+    fn takes(&mut self, statement: &Statement) -> Answer<Taken> {
         let key = (statement.model.clone(), statement.version);
         if let Some(&known) = self.models.get(&key) {
             return Ok(known);
@@ -189,8 +209,14 @@ impl Rules<'_> {
         // By id only: a name would find the latest version.
         let records = self.app.registry().list()?;
         let record = records.iter().find(|r| r.id.to_string() == statement.model && r.version == statement.version);
-        let taken = record.is_some_and(|r| r.retired_unix.is_none())
-            && self.app.fleet.was_deployed(self.device, &statement.model)?;
+        let taken = match record {
+            Some(record) if self.app.fleet.was_deployed(self.device, &statement.model)? => match record.retired_unix {
+                Some(_) => Taken::Retired,
+                // Without the key here its length is checked where it is decrypted.
+                None => Taken::Yes(self.app.agent(&statement.model).ok().map(|agent| agent.payload_len())),
+            },
+            _ => Taken::No,
+        };
         self.models.insert(key, taken);
         Ok(taken)
     }
@@ -209,15 +235,25 @@ impl Rules<'_> {
     }
 
     fn note(&self, statement: &Statement, refusal: &Refusal) -> Answer<()> {
-        self.note_refusal(refusal.code(), &statement.result_id().to_string(), &statement.model, statement.sequence)
+        // Who sent it is known by the token: nobody else can have a result refused that bears another signature.
+        let violation = refusal.is_violation() || matches!(refusal, Refusal::Signature { .. });
+        let id = statement.result_id().to_string();
+        self.note_refusal(refusal.code(), &id, &statement.model, statement.sequence, violation)
     }
 
-    fn note_refusal(&self, code: &str, result: &str, model: &str, sequence: u64) -> Answer<()> {
+    fn note_refusal(&self, code: &str, result: &str, model: &str, sequence: u64, violation: bool) -> Answer<()> {
         Metrics::count(&self.app.metrics.decided, code);
-        if self.app.may_note(&self.device.id) {
+        let event = self.app.may_note(&self.device.id).then(|| {
             let model: String = model.chars().take(64).collect();
-            let event = serde_json::json!({ "code": code, "device": self.device.id, "result": result, "model": model, "sequence": sequence });
-            self.app.fleet.note(&Event::new("result refused", event))?;
+            Event::new(
+                "result refused",
+                serde_json::json!({ "code": code, "device": self.device.id, "result": result, "model": model, "sequence": sequence }),
+            )
+        });
+        match event {
+            event if violation => self.app.fleet.violated(&self.device.id, event.as_ref())?,
+            Some(event) => self.app.fleet.note(&event)?,
+            None => {}
         }
         Ok(())
     }

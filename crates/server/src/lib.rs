@@ -1,6 +1,6 @@
 //! The backend as a service: what the owner operates, and the machines of a fleet talk to.
 //!
-//! One process answers HTTP (`api`), decrypts what arrived (`workers::decrypt`) and protects networks (`workers::jobs`). It holds no
+//! One process answers HTTP (`api`; people at `console`), decrypts what arrived (`workers::decrypt`) and protects networks (`workers::jobs`). It holds no
 //! state but copies: any number of processes may share one PostgreSQL and one store. `docs/operations.md` says how it is run.
 
 mod api;
@@ -8,8 +8,10 @@ mod auth;
 mod body;
 pub mod command;
 mod config;
+mod console;
 mod error;
 mod ingest;
+mod instance;
 mod metrics;
 mod net;
 mod postgres;

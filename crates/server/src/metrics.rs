@@ -39,6 +39,7 @@ pub(crate) struct Metrics {
     pub jobs_in_state: Family<State, Gauge>,
     pub devices: Gauge,
     pub audit_entries: Gauge,
+    pub label_alarms: Gauge,
 }
 
 impl Metrics {
@@ -58,6 +59,7 @@ impl Metrics {
             jobs_in_state: Family::default(),
             devices: Gauge::default(),
             audit_entries: Gauge::default(),
+            label_alarms: Gauge::default(),
         };
         metrics.registered()
     }
@@ -76,6 +78,7 @@ impl Metrics {
         r.register("jobs", "Jobs in the registry, by state", self.jobs_in_state.clone());
         r.register("devices", "Devices that are enrolled and not revoked", self.devices.clone());
         r.register("audit_entries", "Entries of the audit log", self.audit_entries.clone());
+        r.register("label_alarms", "Alarms about labels that nobody has looked into", self.label_alarms.clone());
         self
     }
 

@@ -1,10 +1,13 @@
 //! Connections: accepted up to a bound, each with little time for its handshake and its requests' heads.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -36,9 +39,9 @@ pub(crate) async fn serve(
             () = stop.wait() => break,
         };
         let Ok(slot) = slot else { break };
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, or the client is gone already.
                     tracing::warn!(%error, "a connection was not accepted");
@@ -53,6 +56,7 @@ pub(crate) async fn serve(
             router: router.clone(),
             watcher: graceful.watcher(),
             head_timeout: app.limits.head_timeout,
+            peer: Peer(peer.ip()),
         };
         let acceptor = acceptor.clone();
         tokio::spawn(async move {
@@ -74,7 +78,12 @@ struct Connection {
     router: Router,
     watcher: hyper_util::server::graceful::Watcher,
     head_timeout: Duration,
+    peer: Peer,
 }
+
+/// Who sent a request; an extension of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Peer(pub IpAddr);
 
 impl Connection {
     async fn run(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
@@ -94,7 +103,11 @@ impl Connection {
         let mut builder = http1::Builder::new();
         // Also the time between two requests: an idle connection is closed.
         builder.timer(TokioTimer::new()).header_read_timeout(self.head_timeout).max_buf_size(64 << 10).keep_alive(true);
-        let service = TowerToHyperService::new(self.router);
+        let (router, peer) = (TowerToHyperService::new(self.router), self.peer);
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            router.call(request)
+        });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         if let Err(error) = self.watcher.watch(connection).await {
             tracing::debug!(%error, "a connection ended");

@@ -11,12 +11,14 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::config::{Config, Transport};
+use crate::console::Console;
+use crate::error::ApiError;
 use crate::postgres::Postgres;
 use crate::state::App;
 use crate::stop::{self, Stopper};
 use crate::store::{Models, Store, StoreError};
 use crate::tls::{self, TlsError};
-use crate::workers::{decrypt, housekeeping, jobs};
+use crate::workers::{decrypt, housekeeping, jobs, watch};
 use crate::{api, net, shared_vault};
 
 /// Why a process does not start.
@@ -140,7 +142,9 @@ impl Server {
             vault_in_store,
             config.open_metrics,
         );
-        let app = Arc::new(app.map_err(|e| ServeError::Inside(e.inside.unwrap_or(e.detail)))?);
+        let inside = |e: ApiError| ServeError::Inside(e.inside.unwrap_or(e.detail));
+        let app = Arc::new(app.map_err(inside)?);
+        app.blocking(App::take_over).await.map_err(inside)?;
         let listening = |source| ServeError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listening)?;
         let address = listener.local_addr().map_err(listening)?;
@@ -151,10 +155,13 @@ impl Server {
         let (stopper, stop) = stop::pair();
         let mut parts = JoinSet::new();
         let encrypted = tls.is_some();
-        parts.spawn(net::serve(Arc::clone(&app), listener, tls, api::router(Arc::clone(&app)), stop.clone()));
+        let console = Console::new(Arc::clone(&app), encrypted, stop.clone());
+        let router = api::router(Arc::clone(&app), Arc::new(console));
+        parts.spawn(net::serve(Arc::clone(&app), listener, tls, router, stop.clone()));
         for _ in 0..config.decrypt_workers {
             parts.spawn(decrypt::run(Arc::clone(&app), stop.clone()));
         }
+        parts.spawn(watch::run(Arc::clone(&app), stop.clone()));
         if config.jobs {
             parts.spawn(jobs::run(Arc::clone(&app), stop.clone()));
         }

@@ -10,8 +10,10 @@ use subrosa_registry::{OwnerIdentity, Registry, Vault, VaultError};
 
 use crate::config::Limits;
 use crate::error::{Answer, ApiError};
+use crate::instance::Instance;
 use crate::metrics::Metrics;
 use crate::store::Store;
+use crate::workers::watch::Changed;
 
 /// One serve process. Shared by its requests and workers.
 pub(crate) struct App {
@@ -25,10 +27,13 @@ pub(crate) struct App {
     pub metrics: Metrics,
     /// Tells this process's leases from others'.
     pub worker: String,
+    pub instance: Instance,
     /// Wakes the decrypt workers when results arrive.
     pub arrived: tokio::sync::Notify,
     /// Wakes the job worker.
     pub queued: tokio::sync::Notify,
+    /// Whose labels are to be looked at.
+    pub labels: Changed,
     /// Bytes of bodies that may be in memory at once, in kilobytes.
     pub memory: Arc<tokio::sync::Semaphore>,
     agents: Mutex<HashMap<String, Arc<ReleaseAgent>>>,
@@ -65,8 +70,7 @@ impl App {
         vault_in_store: bool,
         open_metrics: bool,
     ) -> Answer<Self> {
-        let mut worker = [0; 8];
-        getrandom::fill(&mut worker).map_err(ApiError::inside)?;
+        let instance = Instance::of(owner.home()).map_err(ApiError::inside)?;
         let fleet = Fleet::new(owner.registry().database().clone(), link);
         let memory = Arc::new(tokio::sync::Semaphore::new((limits.bodies_in_memory >> 10) as usize));
         Ok(Self {
@@ -78,9 +82,11 @@ impl App {
             policy,
             limits,
             metrics: Metrics::new(),
-            worker: hex::encode(worker),
+            worker: instance.worker().map_err(ApiError::inside)?,
+            instance,
             arrived: tokio::sync::Notify::new(),
             queued: tokio::sync::Notify::new(),
+            labels: Changed::default(),
             memory,
             agents: Mutex::default(),
             making: tokio::sync::Mutex::default(),
@@ -88,6 +94,17 @@ impl App {
             vault_in_store,
             open_metrics,
         })
+    }
+
+    /// Gives up what the process before this one had claimed, if it is known to be dead: nobody waits for its leases to run out.
+    pub fn take_over(&self) -> Answer<()> {
+        if self.instance.alone {
+            let (results, jobs) = self.fleet.give_up(&self.instance.prefix)?;
+            if results + jobs > 0 {
+                tracing::info!(results, jobs, "taken over from a process that died");
+            }
+        }
+        Ok(())
     }
 
     /// The registry.

@@ -129,36 +129,79 @@ async fn replays_foreign_signatures_other_models_and_forged_ciphertexts_are_refu
         let outcomes = edge.deliver(&[result]).await;
         assert!(refused(&outcomes[0]), "{what}: {outcomes:?}");
     }
-    // What only the secret key can tell is stored and refused later.
+    // What only the secret key can tell is stored and refused later; what is too short is not even stored.
     let mut noise = payload.clone();
     let middle = noise.len() / 2;
     noise[middle] ^= 0x55;
     let short = payload[..payload.len() - 8].to_vec();
     let bad = [edge.sign(&deployment, 201, noise), edge.sign(&deployment, 202, short)];
-    assert_eq!(edge.deliver(&bad).await, [Outcome::Stored, Outcome::Stored]);
-    let decided = owner.decided(4).await;
+    let outcomes = edge.deliver(&bad).await;
+    assert!(outcomes[0] == Outcome::Stored && refused(&outcomes[1]), "{outcomes:?}");
+    let decided = owner.decided(3).await;
     let refused: Vec<&Value> = decided.iter().filter(|r| r["state"] == "refused").collect();
-    assert_eq!(refused.len(), 2, "{decided:?}");
+    assert_eq!(refused.len(), 1, "{decided:?}");
     assert!(refused.iter().all(|r| r.get("prediction").is_none()));
     let codes = codes(&backend).await;
     for code in ["replay", "model", "unknown", "signature", "form"] {
         assert!(codes.iter().any(|c| c == code), "{code} is not in {codes:?}");
     }
-    // Three violations: nothing of the device is examined any more. The bad ones above count two, so one more.
-    let mut last = results[2].payload.clone();
-    last.truncate(100);
-    let third = edge.sign(&deployment, 203, last);
-    edge.deliver(&[third]).await;
-    owner.decided(5).await;
+    // Three violations, on arrival or when decrypted: the foreign signature, the noise, the short one. Nothing of the device is examined any more.
     edge.deliver(&results[2..]).await;
-    let decided = owner.decided(6).await;
+    let decided = owner.decided(4).await;
     let honest = decided.iter().find(|r| r["label"] == "digit 2").unwrap();
     assert_eq!(honest["code"], "suspended", "{honest}");
     owner.post(&format!("/devices/{}/readmit", edge.enrolled.device), Value::Null).await;
     let fourth = edge.sign(&deployment, 204, payload);
     edge.deliver(&[fourth]).await;
-    let decided = owner.decided(7).await;
+    let decided = owner.decided(5).await;
     assert_eq!(decided.iter().find(|r| r["label"] == "digit 204").unwrap()["state"], "released");
+    backend.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_results_that_are_refused_on_arrival_suspend_a_device_and_those_of_a_retired_network_do_not() {
+    let mut backend = Backend::start().await;
+    protect(backend.home.path(), "digits");
+    let owner = backend.http.clone();
+    let mut edges =
+        [owner.device("g", "short").await, owner.device("g", "foreign").await, owner.device("g", "honest").await];
+    owner.post("/deployments", json!({ "group": "g", "model": "digits" })).await;
+    let (deployment, processor) = edges[0].processor().await;
+    let payload = edges[0].evaluate(&deployment, &processor, &digits(1))[0].payload.clone();
+    let stranger = DeviceKey::generate().unwrap();
+    for i in 0..3 {
+        let short = edges[0].sign(&deployment, i, payload[..100].to_vec());
+        assert!(refused(&edges[0].deliver(&[short]).await[0]));
+        let statement = edges[1].statement(&deployment, i, 50 + i as u64);
+        let foreign = SignedResult::sign(&stranger, statement, payload.clone()).unwrap();
+        assert!(refused(&edges[1].deliver(&[foreign]).await[0]));
+    }
+    for (i, edge) in edges.iter_mut().enumerate() {
+        let good = edge.sign(&deployment, 10 + i, payload.clone());
+        assert_eq!(edge.deliver(&[good]).await, [Outcome::Stored]);
+    }
+    let decided = owner.decided(3).await;
+    let code = |label: &str| decided.iter().find(|r| r["label"] == label).unwrap()["code"].clone();
+    assert_eq!(
+        (code("digit 10"), code("digit 11"), code("digit 12")),
+        ("suspended".into(), "suspended".into(), Value::Null)
+    );
+
+    // What waits in queues for a network that was retired is refused with a reason, and nobody's fault.
+    owner.post("/models/digits/retire", Value::Null).await;
+    assert!(edges[2].deployment().await.is_none());
+    for i in 20..24 {
+        let late = edges[2].sign(&deployment, i, payload.clone());
+        let outcomes = edges[2].deliver(&[late]).await;
+        assert!(matches!(&outcomes[0], Outcome::Refused { reason } if reason.contains("retired")), "{outcomes:?}");
+    }
+    protect(backend.home.path(), "digits");
+    owner.post("/deployments", json!({ "group": "g", "model": "digits@2" })).await;
+    let (deployment, processor) = edges[2].processor().await;
+    let results = edges[2].evaluate(&deployment, &processor, &digits(1));
+    assert_eq!(edges[2].deliver(&results).await, [Outcome::Stored]);
+    let decided = owner.decided(4).await;
+    assert_eq!(decided.iter().filter(|r| r["state"] == "released").count(), 2, "{decided:?}");
     backend.stop().await;
 }
 

@@ -55,10 +55,9 @@ async fn killed_and_started_again_nothing_is_lost_nothing_is_twice_and_nothing_s
         let sent: Vec<SignedResult> = results[..(round + 1) * SAMPLES / 3].to_vec();
         assert_eq!(edge.deliver(&sent).await, vec![Outcome::Duplicate; sent.len()]);
     }
-    // A claim of a killed process holds for two minutes: the test does not wait for it but gives it up as time would.
+    // What a killed process had claimed is taken over by the next one of the same home at once.
     let database = rusqlite::Connection::open(home.path().join("registry.sqlite")).unwrap();
     database.busy_timeout(std::time::Duration::from_secs(30)).unwrap();
-    database.execute("UPDATE results SET lease_until = 0 WHERE state = 'stored'", []).unwrap();
     let decided = owner.decided(SAMPLES).await;
     assert_all_released_once(&decided, &plain_labels(&data));
     let chain = owner.get("/audit/verify").await;
@@ -100,6 +99,45 @@ async fn killed_and_started_again_nothing_is_lost_nothing_is_twice_and_nothing_s
             assert!(!said.contains(secret.as_str()), "output {i} holds a secret");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_process_is_killed_is_done_by_the_next_one_and_only_once() {
+    let home = tempfile::tempdir().unwrap();
+    // Cheap scrypt.
+    Vault::create_or_open_for_tests(home.path(), &common::passphrase()).unwrap();
+    let mut process = Process::start(home.path(), &[]);
+    let token = process.token();
+    let owner = process.http(&token);
+    // A whole network takes a while.
+    let onnx = std::fs::read(common::root().join("models/mnist-cryptonets.onnx")).unwrap();
+    let upload = owner.client.post(format!("{}/api/v1/uploads?name=n.onnx", owner.url)).bearer_auth(&token).body(onnx);
+    let upload: serde_json::Value = upload.send().await.unwrap().json().await.unwrap();
+    let wanted = json!({ "name": "whole", "network": upload["id"], "scope": "all", "input": "encrypted", "preprocess": "scale=1/255" });
+    let job = owner.post("/models", wanted).await;
+    let path = format!("/jobs/{}", job["id"].as_str().unwrap());
+    let start = std::time::Instant::now();
+    let wait = async |owner: &Http, there: &dyn Fn(&serde_json::Value) -> bool| loop {
+        let job = owner.get(&path).await;
+        if there(&job) {
+            return job;
+        }
+        assert!(job["state"] != "failed" && start.elapsed().as_secs() < 240, "{job}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    wait(&owner, &|job| job["state"] == "running" && job["step"] != "queued").await;
+    process.kill();
+    let mut process = Process::start(home.path(), &[]);
+    let owner = process.http(&token);
+    let job = wait(&owner, &|job| job["state"] == "done").await;
+    // Not after the dead process's claim ran out, but at once.
+    assert_eq!(job["attempts"], 2, "{job}");
+    let models = owner.get("/models").await;
+    assert_eq!(models["models"].as_array().unwrap().len(), 1, "{models}");
+    assert_eq!(models["models"][0]["version"], 1);
+    assert_eq!(process.stop(), Some(0));
+    let left = std::fs::read_dir(home.path().join("staging")).unwrap().count();
+    assert_eq!(left, 0, "what the killed process left is removed");
 }
 
 /// A PostgreSQL of its own in a temporary directory, if the programs are there.
@@ -236,6 +274,23 @@ async fn two_processes_share_one_postgresql_and_one_store() {
     assert_all_released_once(&decided, &plain_labels(&data));
     let chain = owners[0].get("/audit/verify").await;
     assert_eq!(chain["intact"], true, "{chain}");
+
+    // Signed in at one, the console of the other is open too.
+    let certificates = [&first, &second].map(|process| {
+        let file = process.ready["certificate"].as_str().unwrap();
+        reqwest::Certificate::from_pem(&std::fs::read(file).unwrap()).unwrap()
+    });
+    let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).tls_certs_only(certificates);
+    let browser = browser.build().unwrap();
+    let login = browser.post(format!("{}/console/login", owners[0].url)).header("origin", &owners[0].url);
+    let login = login.form(&[("token", &token)]).send().await.unwrap();
+    assert_eq!(login.status(), reqwest::StatusCode::SEE_OTHER);
+    let cookie = login.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
+    for page in ["models", "protect", "devices", "results", "alarms", "audit", "audit/verify"] {
+        let request = browser.get(format!("{}/console/{page}", owners[1].url)).header("cookie", &cookie);
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), reqwest::StatusCode::OK, "{page}");
+    }
     assert_eq!((first.stop(), second.stop()), (Some(0), Some(0)));
 }
 

@@ -13,7 +13,7 @@ use subrosa_owner::{Owner, ProtectRequest, Reveal, Silent};
 use subrosa_registry::{OwnerIdentity, Passphrase, Vault};
 
 pub const PASSPHRASE: &str = "correct horse battery staple";
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+pub const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 /// Where the programs are; nothing if they cannot be had.
 pub static PROGRAMS: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
@@ -117,6 +117,18 @@ impl Backend {
         self.client = Some(client(&self.certificate));
     }
 
+    /// The owner's token.
+    #[allow(dead_code)] // not of every test
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Id of the process.
+    #[allow(dead_code)] // not of every test
+    pub fn process(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.place.join("serve.log")).unwrap_or_default()
     }
@@ -184,18 +196,22 @@ impl Drop for Backend {
     }
 }
 
-/// A client that trusts this certificate and no other.
-fn client(certificate: &str) -> reqwest::blocking::Client {
+/// TLS that trusts this certificate and no other.
+pub fn tls(certificate: &str) -> rustls::ClientConfig {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()).unwrap();
-    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
-        .with_no_client_auth();
-    let builder = reqwest::blocking::Client::builder().use_preconfigured_tls(config);
+        .with_no_client_auth()
+}
+
+/// A client that trusts this certificate and no other.
+pub fn client(certificate: &str) -> reqwest::blocking::Client {
+    let builder = reqwest::blocking::Client::builder().use_preconfigured_tls(tls(certificate));
     builder.timeout(Duration::from_secs(30)).no_proxy().build().unwrap()
 }
 

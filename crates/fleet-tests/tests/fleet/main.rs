@@ -144,3 +144,53 @@ fn the_same_with_workers_of_a_jetstream_queue_one_of_them_killed() {
     assert_eq!((all("device").len(), all("origin").len()), (2, 1));
     assert_eq!((acquirer.terminate(), workers[1].terminate()), (0, 0));
 }
+
+/// A camera's address: answers 503 at first, then alternates between two frames as PNG, forever.
+async fn camera(images: Dataset) -> String {
+    let Samples::Pixels { height, width, data, .. } = images.samples else { panic!("no images") };
+    let frame = move |i: usize| {
+        let size = height * width;
+        let pixels = data[i * size..(i + 1) * size].to_vec();
+        let image = image::GrayImage::from_raw(width as u32, height as u32, pixels).unwrap();
+        let mut png = std::io::Cursor::new(Vec::new());
+        image.write_to(&mut png, image::ImageFormat::Png).unwrap();
+        png.into_inner()
+    };
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let answer = move || {
+        let now = asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let status = if now < 3 { http::StatusCode::SERVICE_UNAVAILABLE } else { http::StatusCode::OK };
+        let body = (status, [("content-type", "image/png")], frame(now % 2));
+        async move { body }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = axum::Router::new().route("/frame.png", axum::routing::get(answer));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    format!("http://{address}/frame.png")
+}
+
+#[test]
+#[ignore = "long: run with --ignored"]
+fn frames_of_a_camera_at_an_address_are_answered() {
+    if PROGRAMS.is_none() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let images = digits(2);
+    let backend = Backend::start(directory.path(), &images);
+    let url = runtime.block_on(camera(digits(2)));
+    let source = format!("[[source.camera]]\nname = \"gate\"\nurl = \"{url}\"\nrate = 5\n");
+    let mut agent = agent(&backend, "agent", &source);
+    agent.start();
+    // That it cannot be had for a while is no reason to give up.
+    backend.wait_for(10);
+    assert_eq!(agent.terminate(), 0);
+    let count = backend.results().len();
+    let decided = backend.decided(count);
+    assert!(decided.iter().all(|(label, class)| label.starts_with("gate at ") && backend.expected.contains(class)));
+    let of = |class| decided.iter().filter(|(_, c)| *c == class).count();
+    let (first, second) = (of(backend.expected[0]), of(backend.expected[1]));
+    assert!(first > 0 && second > 0, "{first} and {second}");
+}

@@ -12,7 +12,7 @@ use subrosa_fhe::{Ciphertext, Parameters};
 use subrosa_fleet::SignedResult;
 use subrosa_program::OutputSpec;
 use subrosa_program::container::Signer;
-use subrosa_program::results::read_inference;
+use subrosa_program::results::{inference_len, read_inference};
 use subrosa_registry::Vault;
 
 /// What no honest evaluation leaves may be so large a part of the forecast's bound, as a root mean square. The bound is fifteen to some
@@ -130,6 +130,11 @@ impl ReleaseAgent {
     /// Where its outputs are.
     pub(crate) fn output(&self) -> &OutputSpec {
         &self.output
+    }
+
+    /// Bytes of the packed ciphertexts of one inference.
+    pub fn payload_len(&self) -> usize {
+        inference_len(self.parameters(), &self.output)
     }
 
     /// The parameters of its results.

@@ -40,6 +40,12 @@ pub enum Refusal {
         /// What is decrypted here.
         expected: String,
     },
+    /// A network that was retired.
+    #[error("the result is of network {stated}, which was retired: nothing of it is decrypted any more")]
+    Retired {
+        /// What the device states: id@version.
+        stated: String,
+    },
     /// Not what the network's program ends in.
     #[error("the result is not of the form this network ends in: {0}")]
     Form(String),
@@ -94,6 +100,7 @@ impl Refusal {
             Self::Revoked { .. } => "revoked",
             Self::Replay { .. } => "replay",
             Self::Model { .. } => "model",
+            Self::Retired { .. } => "retired",
             Self::Form(_) => "form",
             Self::Slots { .. } => "slots",
             Self::Range { .. } => "range",
@@ -120,6 +127,7 @@ impl Refusal {
             Self::Revoked { .. } | Self::Suspended { .. } => "this device is not served",
             Self::Replay { .. } => "this sequence number was used before",
             Self::Model { .. } => "not of the network and version deployed to this device",
+            Self::Retired { .. } => "of a network that was retired: nothing of it is taken any more",
             Self::Budget { .. } => "no more for now",
         }
     }

@@ -1,5 +1,7 @@
 //! Encrypted results: stored once, claimed by decrypt workers, decided once.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
@@ -94,6 +96,8 @@ pub enum Decision {
         class: u64,
         /// What is revealed.
         prediction: Json,
+        /// Whether a second class was near.
+        near: bool,
     },
     /// It is refused for good.
     Refuse {
@@ -310,6 +314,20 @@ impl Fleet {
         })
     }
 
+    /// Gives up what workers whose names begin so had claimed, results and jobs: they are dead. Says how many results and jobs.
+    ///
+    /// # Errors
+    /// [`SqlError`].
+    pub fn give_up(&self, workers: &str) -> Result<(u64, u64), SqlError> {
+        // Their names are hex digits and hyphens: nothing that LIKE would take for something else.
+        let like = format!("{workers}%");
+        self.read(|t| {
+            let results = "UPDATE results SET lease = NULL, lease_until = 0 WHERE state = 'stored' AND lease LIKE $1";
+            let jobs = "UPDATE jobs SET lease_until = 0 WHERE state = 'running' AND lease LIKE $1";
+            Ok((t.execute(results, values![&like])?, t.execute(jobs, values![&like])?))
+        })
+    }
+
     /// Results in the order of arrival.
     ///
     /// # Errors
@@ -371,6 +389,47 @@ impl Fleet {
         })
     }
 
+    /// Results that each device sent since a time, milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`SqlError`].
+    pub fn received_since(&self, since: i64) -> Result<HashMap<String, u64>, SqlError> {
+        let sql = "SELECT device, count(*) FROM results WHERE received >= $1 GROUP BY device";
+        self.read(|t| pairs(&t.query(sql, values![since])?))
+    }
+
+    /// Results of each device that were examined: on a day since 1970, or ever.
+    ///
+    /// # Errors
+    /// [`SqlError`].
+    pub fn examined(&self, day: Option<i64>) -> Result<HashMap<String, u64>, SqlError> {
+        self.used(if day.is_some() { "device" } else { "device-total" }, day.unwrap_or(0))
+    }
+
+    /// Results of each device that no honest one sends, since it was last let in.
+    ///
+    /// # Errors
+    /// [`SqlError`].
+    pub fn violations(&self) -> Result<HashMap<String, u64>, SqlError> {
+        self.used("device-violations", 0)
+    }
+
+    fn used(&self, scope: &str, day: i64) -> Result<HashMap<String, u64>, SqlError> {
+        let sql = "SELECT subject, released FROM usage WHERE scope = $1 AND day = $2 AND released > 0";
+        self.read(|t| pairs(&t.query(sql, values![scope, day])?))
+    }
+
+    /// Counts a result that no honest device sends and that was not even stored, and tells the audit log.
+    ///
+    /// # Errors
+    /// [`SqlError`].
+    pub fn violated(&self, device: &str, event: Option<&Event>) -> Result<(), SqlError> {
+        self.read(|t| {
+            count(t, "device-violations", device, 0, 1)?;
+            event.map_or(Ok(()), |event| self.audited(t, event))
+        })
+    }
+
     /// Forgets where the records of decided results lie that were received before a time, if no other in the same object waits; gives the objects,
     /// which nothing refers to any more.
     ///
@@ -390,6 +449,10 @@ impl Fleet {
             Ok(objects)
         })
     }
+}
+
+fn pairs(rows: &[Row]) -> Result<HashMap<String, u64>, SqlError> {
+    rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?))).collect()
 }
 
 /// What is known of a result: nothing if it is new.
@@ -480,6 +543,9 @@ fn checked(
     if let Decision::Refuse { violation: true, .. } = decision {
         count(t, "device-violations", device, 0, 1)?;
     }
+    if let Decision::Release { class, near, .. } = decision {
+        super::labels::count(t, model, day, device, *class, *near)?;
+    }
     Ok(decision.clone())
 }
 
@@ -494,7 +560,7 @@ fn count(t: &mut Transaction<'_>, scope: &str, subject: &str, day: i64, by: i64)
 
 fn write(t: &mut Transaction<'_>, claimed: &Claimed, decision: &Decision, time: i64) -> Result<(), SqlError> {
     match decision {
-        Decision::Release { class, prediction } => t.execute(
+        Decision::Release { class, prediction, .. } => t.execute(
             "UPDATE results SET state = 'released', class = $1, prediction = $2, decided = $3, lease = NULL WHERE id = $4",
             values![*class as i64, prediction, time, &claimed.id],
         )?,

@@ -1,7 +1,7 @@
 //! The schema, as migrations that both databases take.
 
 /// Entry i leads from version i to i + 1. Entries are never changed, only appended. In the words of SQLite; [`in_postgres_words`] translates.
-const MIGRATIONS: &[&str] = &[MODELS, SERVICE];
+const MIGRATIONS: &[&str] = &[MODELS, SERVICE, CONSOLE];
 
 /// The schema's version of this program.
 pub(crate) const NEWEST: i64 = MIGRATIONS.len() as i64;
@@ -143,6 +143,37 @@ const SERVICE: &str = "
         attempts    INTEGER NOT NULL
     ) STRICT;
     CREATE INDEX jobs_state ON jobs (state, lease_until);
+";
+
+const CONSOLE: &str = "
+    CREATE TABLE sessions (
+        hash    TEXT PRIMARY KEY,           -- SHA-256 of the cookie in hex
+        token   TEXT NOT NULL,              -- SHA-256 of the owner token that opened it
+        created INTEGER NOT NULL,
+        expires INTEGER NOT NULL,           -- at the latest
+        seen    INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE label_counts (
+        model  TEXT NOT NULL,
+        day    INTEGER NOT NULL,            -- since 1970
+        device TEXT NOT NULL,
+        class  INTEGER NOT NULL,            -- -1: of all classes those near another one
+        count  INTEGER NOT NULL,
+        PRIMARY KEY (model, day, device, class)
+    ) STRICT;
+    CREATE TABLE label_alarms (
+        id           TEXT PRIMARY KEY,
+        model        TEXT NOT NULL,
+        day          INTEGER NOT NULL,
+        device       TEXT NOT NULL,
+        reference    TEXT NOT NULL,         -- calibration or fleet
+        text         TEXT NOT NULL,
+        bits         REAL NOT NULL,         -- chance does this once in 2^bits
+        raised       INTEGER NOT NULL,
+        acknowledged INTEGER,
+        UNIQUE (model, day, device, reference)
+    ) STRICT;
+    CREATE INDEX label_alarms_raised ON label_alarms (raised);
 ";
 
 /// The migrations that lead from a version to the newest, in SQLite's words or in PostgreSQL's; nothing where the version is newer than this program.

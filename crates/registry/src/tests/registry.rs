@@ -1,6 +1,7 @@
 use std::{fs, thread};
 
-use super::{assert_consistent, file_names, model, staged};
+use super::{FILE, assert_consistent, file_names, model, staged};
+use crate::fleet::{AuditRow, Fleet};
 use crate::{ModelId, Registry, RegistryError, validate_name};
 
 #[test]
@@ -36,7 +37,7 @@ fn a_model_is_found_by_id_prefix_name_and_version() {
     assert!(registry.get("").is_err());
 
     let path = registry.file(&first, "network.onnx").unwrap();
-    assert_eq!(fs::read(path).unwrap(), super::FILE);
+    assert_eq!(fs::read(path).unwrap(), FILE);
     for absent in ["protected.srp", "../../registry.sqlite", ".", "extra"] {
         assert!(matches!(registry.file(&first, absent), Err(RegistryError::MissingFile { .. })), "{absent}");
     }
@@ -162,12 +163,60 @@ fn a_damaged_foreign_newer_or_missing_database_is_refused_and_no_model_is_touche
     };
     let newer = with(&good, "PRAGMA user_version = 9");
     let error = refused(&newer);
-    assert!(matches!(error, RegistryError::NewerDatabase { version: 9, supported: 2, .. }), "{error}");
+    assert!(matches!(error, RegistryError::NewerDatabase { version: 9, supported: 3, .. }), "{error}");
     let foreign = with(&good, "PRAGMA application_id = 9");
     assert!(matches!(refused(&foreign), RegistryError::ForeignDatabase { .. }));
     let other = with(&[], "CREATE TABLE albums (title TEXT)");
     assert!(matches!(refused(&other), RegistryError::ForeignDatabase { .. }));
 
     fs::write(&path, good).unwrap();
+    assert_consistent(home.path());
+}
+
+#[test]
+fn a_registry_of_the_first_schema_is_migrated_with_all_that_is_in_it() {
+    // As the first version wrote it.
+    const FIRST: &str = "
+        PRAGMA application_id = 1397900354;
+        PRAGMA user_version = 1;
+        CREATE TABLE names (name TEXT PRIMARY KEY, last_version INTEGER NOT NULL) STRICT;
+        CREATE TABLE models (
+            id TEXT PRIMARY KEY, name TEXT NOT NULL REFERENCES names (name), version INTEGER NOT NULL, created_unix INTEGER NOT NULL,
+            scheme TEXT NOT NULL, security_bits INTEGER NOT NULL, scope TEXT NOT NULL, input TEXT NOT NULL, log_n INTEGER NOT NULL,
+            report TEXT NOT NULL, UNIQUE (name, version)
+        ) STRICT;
+        INSERT INTO names VALUES ('m', 3);
+        INSERT INTO models VALUES
+            ('0123456789abcdef0123456789abcdef', 'm', 3, 1700000000, 'ckks', 128, 'last', 'plain', 13, '{\"id\": \"0123456789abcdef0123456789abcdef\"}');";
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("registry.sqlite");
+    rusqlite::Connection::open(&path).unwrap().execute_batch(FIRST).unwrap();
+    let files = home.path().join("models/0123456789abcdef0123456789abcdef");
+    fs::create_dir_all(&files).unwrap();
+    fs::write(files.join("network.onnx"), FILE).unwrap();
+
+    assert_consistent(home.path());
+    let registry = Registry::open(home.path()).unwrap();
+    let record = registry.get("m").unwrap();
+    assert_eq!((record.version, record.security_bits, record.created_unix), (3, 128, 1_700_000_000));
+    assert_eq!(record.retired_unix, None);
+    assert!(registry.retire(record.id).unwrap());
+    // The next version goes on from there, and what came later is there too.
+    assert_eq!(registry.commit(staged(&registry), model("m")).unwrap().version, 4);
+    let link = |_: Option<&AuditRow>, time, event: &serde_json::Value| AuditRow {
+        sequence: 1,
+        time,
+        event: event.to_string(),
+        previous: [0; 32],
+        hash: [1; 32],
+    };
+    let fleet = Fleet::new(registry.database().clone(), link);
+    assert!(fleet.add_owner_token("first", "0").unwrap());
+    assert!(fleet.open_session("1", "0", 1000).unwrap().is_some());
+    assert_eq!((fleet.open_alarms().unwrap(), fleet.audit_head().unwrap()), (0, 2));
+    drop((fleet, registry));
+    let version: i64 =
+        rusqlite::Connection::open(&path).unwrap().query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    assert_eq!(version, 3);
     assert_consistent(home.path());
 }

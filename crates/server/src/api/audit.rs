@@ -46,27 +46,36 @@ pub(super) async fn list(State(app): State<Arc<App>>, Query(wanted): Query<Wante
 #[utoipa::path(get, path = "/audit/verify", tag = "audit", security(("owner" = [])),
     responses((status = 200, body = serde_json::Value)))]
 pub(super) async fn verify(State(app): State<Arc<App>>) -> Answer<Response> {
-    let found = app
-        .blocking(|app| {
-            let expected = app.fleet.audit_head()?;
-            let mut failed = None;
-            let rows = Rows { app, after: 0, page: Vec::new().into_iter(), failed: &mut failed };
-            let chain = verify_chain(rows.take_while(|row| row.sequence <= expected).map(entry));
-            if let Some(error) = failed {
-                return Err(error);
-            }
-            Ok(match chain {
-                Ok(head) if head.count == expected => {
-                    json!({ "intact": true, "entries": head.count, "head": hex::encode(head.hash) })
-                }
-                Ok(head) => {
-                    json!({ "intact": false, "entry": head.count + 1, "reason": "the last entries are missing" })
-                }
-                Err(error) => json!({ "intact": false, "entry": error.sequence, "reason": error.reason }),
-            })
-        })
-        .await?;
-    Ok(Json(found).into_response())
+    let found = app.blocking(chain).await?;
+    Ok(Json(match found {
+        Chain::Intact { entries, head } => json!({ "intact": true, "entries": entries, "head": head }),
+        Chain::Broken { entry, reason } => json!({ "intact": false, "entry": entry, "reason": reason }),
+    })
+    .into_response())
+}
+
+/// What the check of the whole chain found.
+pub(crate) enum Chain {
+    /// All is as it was written.
+    Intact { entries: u64, head: String },
+    /// From this entry on it is not.
+    Broken { entry: u64, reason: String },
+}
+
+/// Checks the whole chain.
+pub(crate) fn chain(app: &App) -> Answer<Chain> {
+    let expected = app.fleet.audit_head()?;
+    let mut failed = None;
+    let rows = Rows { app, after: 0, page: Vec::new().into_iter(), failed: &mut failed };
+    let chain = verify_chain(rows.take_while(|row| row.sequence <= expected).map(entry));
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    Ok(match chain {
+        Ok(head) if head.count == expected => Chain::Intact { entries: head.count, head: hex::encode(head.hash) },
+        Ok(head) => Chain::Broken { entry: head.count + 1, reason: "the last entries are missing".to_owned() },
+        Err(error) => Chain::Broken { entry: error.sequence, reason: error.reason.to_string() },
+    })
 }
 
 /// All rows, a page at a time.

@@ -21,7 +21,7 @@ use crate::state::{App, bundle_key};
 #[utoipa::path(post, path = "/device/enrol", tag = "device interface", request_body = serde_json::Value,
     responses((status = 201, body = serde_json::Value), (status = 403), (status = 409)))]
 pub(super) async fn enrol(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Answer<Response> {
-    let wanted: Enrol = body::json(&app, &headers, body).await?;
+    let wanted: Enrol = body::json_of_anybody(&app, &headers, body).await?;
     plain_name("name", &wanted.name)?;
     let key =
         hex::decode(&wanted.public_key).ok().filter(|key| key.len() == 32 && hex::encode(key) == wanted.public_key);

@@ -43,6 +43,7 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Answer<Response> {
             }
             m.devices.set(app.fleet.devices()?.iter().filter(|d| d.revoked.is_none()).count() as i64);
             m.audit_entries.set(app.fleet.audit_head()? as i64);
+            m.label_alarms.set(app.fleet.open_alarms()? as i64);
             Ok(m.text())
         })
         .await?;

@@ -9,7 +9,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
-use subrosa_registry::fleet::Event;
+use subrosa_registry::Record;
+use subrosa_registry::fleet::{Event, JobRow};
 
 use super::uploads::unknown;
 use crate::body;
@@ -48,6 +49,12 @@ pub(super) async fn list(State(app): State<Arc<App>>, Query(wanted): Query<Wante
     responses((status = 202, body = serde_json::Value), (status = 400), (status = 404)))]
 pub(super) async fn protect(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Answer<Response> {
     let wanted: Protect = body::json(&app, &headers, body).await?;
+    let job = queue(&app, wanted).await?;
+    Ok((StatusCode::ACCEPTED, Json(json!(job))).into_response())
+}
+
+/// Queues the protection of an uploaded network.
+pub(crate) async fn queue(app: &Arc<App>, wanted: Protect) -> Answer<JobRow> {
     wanted.check()?;
     let job = app
         .blocking(move |app| {
@@ -58,7 +65,7 @@ pub(super) async fn protect(State(app): State<Arc<App>>, headers: HeaderMap, bod
         })
         .await?;
     app.queued.notify_waiters();
-    Ok((StatusCode::ACCEPTED, Json(json!(job))).into_response())
+    Ok(job)
 }
 
 /// A network with all that was reported of it: id, NAME or NAME@VERSION.
@@ -83,18 +90,17 @@ pub(super) async fn show(State(app): State<Arc<App>>, Path(id): Path<String>) ->
 #[utoipa::path(post, path = "/models/{id}/retire", tag = "models", security(("owner" = [])), params(("id" = String, Path)),
     responses((status = 200, body = serde_json::Value), (status = 404)))]
 pub(super) async fn retire(State(app): State<Arc<App>>, Path(id): Path<String>) -> Answer<Response> {
-    let record = app
-        .blocking(move |app| {
-            let record = app.registry().get(&id)?;
-            if app.registry().retire(record.id)? {
-                app.fleet.note(&Event::new(
-                    "model retired",
-                    json!({ "model": record.id, "name": record.versioned_name() }),
-                ))?;
-            }
-            Ok(record)
-        })
-        .await?;
+    let record = app.blocking(move |app| retire_now(app, &id)).await?;
     Ok(Json(json!({ "id": record.id, "name": record.name, "version": record.version, "retired": true }))
         .into_response())
+}
+
+/// Retires a network and tells the audit log, if it was not before.
+pub(crate) fn retire_now(app: &App, id: &str) -> Answer<Record> {
+    let record = app.registry().get(id)?;
+    if app.registry().retire(record.id)? {
+        let event = json!({ "model": record.id, "name": record.versioned_name() });
+        app.fleet.note(&Event::new("model retired", event))?;
+    }
+    Ok(record)
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -39,20 +40,31 @@ pub(super) async fn upload(
     headers: HeaderMap,
     body: Body,
 ) -> Answer<Response> {
-    plain_name("name", &named.name)?;
-    if named.name.starts_with('.') {
-        return Err(ApiError::bad("name: it begins with a letter or digit"));
-    }
     let limit = app.limits.upload_bytes;
-    let mut pieces = body.into_data_stream();
+    let pieces = body.into_data_stream();
     if body::announced(&headers, limit).is_err() {
         return Err(body::too_large(pieces, limit).await);
     }
+    let upload = keep(&app, named.name, pieces).await?;
+    Ok((StatusCode::CREATED, Json(json!(upload))).into_response())
+}
+
+/// Keeps what is uploaded, piece by piece, under a name.
+pub(crate) async fn keep<E>(
+    app: &Arc<App>,
+    name: String,
+    mut pieces: impl StreamExt<Item = Result<Bytes, E>> + Unpin,
+) -> Answer<UploadRow> {
+    plain_name("name", &name)?;
+    if name.starts_with('.') {
+        return Err(ApiError::bad("name: it begins with a letter or digit"));
+    }
+    let limit = app.limits.upload_bytes;
     let file = tempfile::NamedTempFile::new_in(app.owner.home()).map_err(ApiError::inside)?;
     let mut out = tokio::fs::File::from_std(file.reopen().map_err(ApiError::inside)?);
     let mut hash = Sha256::new();
     let mut bytes = 0;
-    while let Some(piece) = body::piece(&app, &mut pieces).await? {
+    while let Some(piece) = body::piece(app, &mut pieces).await? {
         bytes += piece.len() as u64;
         if bytes > limit {
             return Err(body::too_large(pieces, limit).await);
@@ -67,11 +79,11 @@ pub(super) async fn upload(
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(ApiError::inside)?;
     let sha256 = hex::encode(hash.finalize());
-    let upload = UploadRow { id: hex::encode(id), name: named.name, bytes, sha256, created: now() };
+    let upload = UploadRow { id: hex::encode(id), name, bytes, sha256, created: now() };
     app.store.put_file(&upload_key(&upload.id), file.path()).await?;
     let row = upload.clone();
     app.blocking(move |app| Ok(app.fleet.add_upload(&row)?)).await?;
-    Ok((StatusCode::CREATED, Json(json!(upload))).into_response())
+    Ok(upload)
 }
 
 /// What an uploaded network is made of, and what of it can be protected.

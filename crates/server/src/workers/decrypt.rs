@@ -64,7 +64,12 @@ async fn round(app: &Arc<App>) -> Answer<usize> {
             })
             .collect();
         let permit = |_: &str, usage: &Usage| app.policy.budget.check(&owners(usage)).map_err(|r| told(&r));
-        for written in app.fleet.decide(&app.worker, &examined, &permit)?.into_iter().flatten() {
+        let written = app.fleet.decide(&app.worker, &examined, &permit)?;
+        for ((claimed, _), written) in examined.iter().zip(written) {
+            let Some(written) = written else { continue };
+            if let Decision::Release { .. } = written {
+                app.labels.note(&claimed.model, &claimed.device);
+            }
             let outcome = match &written {
                 Decision::Release { .. } => "released",
                 Decision::Refuse { code, .. } => code,
@@ -131,6 +136,7 @@ fn decide(app: &App, claimed: &Claimed, record: &[u8]) -> Decision {
         Ok(Ok(released)) => Decision::Release {
             class: released.label as u64,
             prediction: serde_json::to_value(&released).unwrap_or_default(),
+            near: released.near,
         },
         Ok(Err(refusal)) => refused(&refusal),
         Err(error) => {

@@ -1,4 +1,4 @@
-//! Removes what is no longer needed: ciphertexts of decided results, uploads that no job took.
+//! Removes what is no longer needed: ciphertexts of decided results, uploads that no job took, counts of labels.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +8,15 @@ use subrosa_registry::time::now;
 use crate::error::Answer;
 use crate::state::App;
 use crate::stop::Stop;
+use crate::workers::watch::DAY;
 
 /// How often it is looked.
 const PERIOD: Duration = Duration::from_secs(300);
 /// How long an upload waits for a job, milliseconds.
 const UPLOADS: i64 = 24 * 3_600_000;
+
+/// For how many days it is kept how devices were answered.
+const LABEL_DAYS: i64 = 30;
 
 pub(crate) async fn run(app: Arc<App>, keep: Duration, mut stop: Stop) {
     loop {
@@ -37,6 +41,8 @@ async fn round(app: &Arc<App>, keep: Duration) -> Answer<()> {
     for upload in &uploads {
         remove_upload(app, &upload.id).await?;
     }
+    // Alarms stay; the counts behind them are of no use after some days.
+    app.blocking(|app| Ok(app.fleet.forget_labels_before(now() / DAY - LABEL_DAYS)?)).await?;
     if !objects.is_empty() || !uploads.is_empty() {
         tracing::info!(results = objects.len(), uploads = uploads.len(), "removed what is no longer needed");
     }

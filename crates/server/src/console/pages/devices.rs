@@ -1,0 +1,222 @@
+//! Devices: when they were last heard of, what they run, how much they send.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Extension, Path, State};
+use axum::http::HeaderMap;
+use axum::response::Redirect;
+use maud::{Markup, html};
+use serde_json::Value;
+use subrosa_registry::fleet::Device;
+use subrosa_registry::time::now;
+use subrosa_terminal::text::seconds;
+
+use super::{Names, action, asked, heading, live_status, page, region};
+use crate::console::live::Regions;
+use crate::console::session::SignedIn;
+use crate::console::text::{ago, moment, whole};
+use crate::console::{Console, Problem, Shown};
+use crate::error::{Answer, ApiError};
+use crate::state::App;
+use crate::workers::watch::DAY;
+
+const PLACE: &str = "/console/devices";
+/// Throughput is that of so many milliseconds.
+const WINDOW: i64 = 60_000;
+/// Who was not heard of for so long is away.
+const AWAY: i64 = 120_000;
+
+/// How much a device sent.
+struct Sent {
+    last_minute: u64,
+    today: u64,
+    ever: u64,
+    violations: u64,
+}
+
+fn state(app: &App, device: &Device, sent: &Sent) -> Markup {
+    let suspended = app.policy.budget.violations_per_device.is_some_and(|limit| sent.violations >= limit);
+    html! {
+        @if device.revoked.is_some() { span.tag.bad { "revoked" } }
+        @else if suspended { span.tag.bad { "suspended" } }
+        @else if device.last_seen.is_none_or(|seen| seen < now() - AWAY) { span.tag.warn { "away" } }
+        @else { span.tag.good { "here" } }
+    }
+}
+
+fn row(app: &App, session: &SignedIn, names: &Names, device: &Device, sent: &Sent) -> Markup {
+    let status = |key: &str| device.status.as_ref().and_then(|status| status.get(key)).filter(|v| !v.is_null());
+    let count = |key: &str| status(key).and_then(Value::as_u64);
+    let at = format!("{PLACE}/{}", device.id);
+    html! {
+        tr data-row=(device.id) {
+            td data-label="Device" {
+                div { strong { (device.name) } br; span.soft { (device.group) } }
+            }
+            td data-label="State" {
+                div {
+                    (state(app, device, sent))
+                    @if sent.violations > 0 {
+                        p.hint { (sent.violations) " results that no honest device sends" }
+                    }
+                }
+            }
+            td data-label="Last seen" {
+                @match device.last_seen { Some(seen) => span title=(seen) { (ago(seen)) }, None => "never" }
+            }
+            td data-label="Runs" {
+                div {
+                    @match status("model").and_then(Value::as_str) { Some(model) => (names.model(model)), None => span.soft { "nothing" } }
+                    @if let Some(time) = status("last_infer_seconds").and_then(Value::as_f64) {
+                        br; span.soft { (seconds(time)) " an answer" }
+                    }
+                }
+            }
+            td.number data-label="Throughput" { (format!("{:.1}", sent.last_minute as f64 * 1000.0 / WINDOW as f64)) " / s" }
+            td.number data-label="Today" { (whole(sent.today)) }
+            td.number data-label="Ever" { (whole(sent.ever)) }
+            td.number data-label="Waiting" {
+                div {
+                    (count("queued").map_or("-".to_owned(), whole))
+                    @if let Some(shed @ 1..) = count("shed") { br; span.soft { (whole(shed)) " given up" } }
+                }
+            }
+            td data-label="Actions" {
+                div {
+                    @if device.revoked.is_none() {
+                        @if sent.violations > 0 { (action(session, &format!("{at}/readmit"), "Let in again", &device.name, false)) }
+                        (asked(session, &format!("{at}/revoke"), "Revoke", &device.name,
+                            "It gets nothing more and nothing of it is decrypted any more. There is no way back."))
+                    }
+                }
+            }
+        }
+        @if let Some(error) = status("error").and_then(Value::as_str) {
+            tr { td colspan="9" { span.long { span.tag.warn { "it says" } " " (error) } } }
+        }
+    }
+}
+
+fn table(app: &App, session: &SignedIn) -> Answer<Markup> {
+    let devices = app.fleet.devices()?;
+    let names = Names::of(app)?;
+    let minute = app.fleet.received_since(now() - WINDOW)?;
+    let (today, ever) = (app.fleet.examined(Some(now() / DAY))?, app.fleet.examined(None)?);
+    let violations = app.fleet.violations()?;
+    Ok(html! {
+        @if devices.is_empty() { p.soft { "None is enrolled yet: POST /api/v1/tokens makes a token for one." } } @else {
+            table {
+                thead {
+                    tr {
+                        th scope="col" { "Device, group" }
+                        th scope="col" { "State" }
+                        th scope="col" { "Last seen" }
+                        th scope="col" { "Runs" }
+                        th.number scope="col" { "Results" }
+                        th.number scope="col" { "Today" }
+                        th.number scope="col" { "Ever" }
+                        th.number scope="col" { "Waiting there" }
+                        th scope="col" { "Actions" }
+                    }
+                }
+                tbody {
+                    @for device in &devices {
+                        @let of = |all: &std::collections::HashMap<String, u64>| all.get(&device.id).copied().unwrap_or(0);
+                        @let sent = Sent { last_minute: of(&minute), today: of(&today), ever: of(&ever), violations: of(&violations) };
+                        (row(app, session, &names, device, &sent))
+                    }
+                }
+            }
+        }
+    })
+}
+
+fn deployments(app: &App) -> Answer<Markup> {
+    let names = Names::of(app)?;
+    let rows = app.fleet.deployments(false)?;
+    Ok(html! {
+        @if rows.is_empty() { p.soft { "Nothing is deployed yet: POST /api/v1/deployments rolls out." } } @else {
+            table {
+                thead {
+                    tr {
+                        th scope="col" { "Target" }
+                        th scope="col" { "Runs" }
+                        th scope="col" { "Last change" }
+                        th.number scope="col" { "Generation" }
+                        th scope="col" { "When" }
+                    }
+                }
+                tbody {
+                    @for row in &rows {
+                        tr data-row=(row.generation) {
+                            td data-label="Target" {
+                                @match &row.target {
+                                    subrosa_registry::fleet::Target::Group(group) => span { "group " (group) },
+                                    subrosa_registry::fleet::Target::Device(id) => span { "device " (names.device(id)) },
+                                }
+                            }
+                            td data-label="Runs" { @match &row.model { Some(id) => (names.model(id)), None => span.soft { "nothing" } } }
+                            td data-label="Last change" { (row.action) }
+                            td.number data-label="Generation" { (row.generation) }
+                            td data-label="When" { (moment(row.created)) }
+                        }
+                    }
+                }
+            }
+        }
+    })
+}
+
+pub(in crate::console) fn regions(app: &App, session: &SignedIn) -> Answer<Regions> {
+    Ok(vec![("devices", table(app, session)?), ("deployments", deployments(app)?)])
+}
+
+pub(in crate::console) async fn show(
+    State(console): State<Arc<Console>>,
+    Extension(session): Extension<SignedIn>,
+) -> Shown<Markup> {
+    let shown = console.app.blocking(move |app| {
+        let body = html! {
+            (heading("Devices", "Machines that are enrolled. They run blind: what they answer is read here."))
+            section.card aria-label="Devices" { (live_status()) (region("devices", &table(app, &session)?)) }
+            section.card aria-labelledby="deployments-title" {
+                h2 id="deployments-title" { "Deployments" }
+                (region("deployments", &deployments(app)?))
+            }
+        };
+        page(app, &session, "Devices", PLACE, Some("devices"), &body)
+    });
+    Ok(shown.await?)
+}
+
+pub(in crate::console) async fn revoke(
+    State(console): State<Arc<Console>>,
+    Extension(session): Extension<SignedIn>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Shown<Redirect> {
+    session.form(&console.app, &headers, body).await?;
+    let known = console.app.blocking(move |app| Ok(app.fleet.revoke(&id)? || app.fleet.device(&id)?.is_some())).await?;
+    if known { Ok(Redirect::to(PLACE)) } else { Err(unknown()) }
+}
+
+pub(in crate::console) async fn readmit(
+    State(console): State<Arc<Console>>,
+    Extension(session): Extension<SignedIn>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Shown<Redirect> {
+    session.form(&console.app, &headers, body).await?;
+    if console.app.blocking(move |app| Ok(app.fleet.readmit(&id)?)).await? {
+        Ok(Redirect::to(PLACE))
+    } else {
+        Err(unknown())
+    }
+}
+
+fn unknown() -> Problem {
+    Problem(ApiError::missing("there is no device with this id"))
+}
