@@ -108,7 +108,6 @@ impl Net {
     fn plan_for(
         &self,
         prefer: Prefer,
-        below: None,
         samples: &[Vec<f64>],
         encrypted: Encrypted,
         memory_limit: Option<u64>,
@@ -126,6 +125,7 @@ impl Net {
             max_error: 1e-2,
             memory_limit,
             prefer,
+            below: None,
             costs: &costs,
             kernel: Kernel::Portable,
         })
