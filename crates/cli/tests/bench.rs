@@ -85,15 +85,19 @@ fn primitives_report_every_operation_with_its_parameters() {
 fn the_peers_figures_stand_beside_ours_with_their_ratio() {
     let owner = Owner::new();
     let medians = r#"{"encode": 2000, "encrypt_public_key": 2000, "ct_ct_relin_rescale": 2000, "rotate": 2000}"#;
-    let degree = format!(r#"{{"coeff_modulus_bits": [60, 40, 60], "median_ms": {medians}}}"#);
+    let bfv = medians.replace("_rescale", "");
+    let degree =
+        format!(r#"{{"coeff_modulus_bits": [60, 40, 60], "median_ms": {medians}, "bfv": {{"median_ms": {bfv}}}}}"#);
     let python = impostor(&owner, &format!(r#"{{"version": "0", "degrees": {{"16384": {degree}}}}}"#));
     let arguments = ["bench", "primitives", "--log-n", "14", "--runs", "1", "--peer", "tenseal", "--json"];
     let output = owner.command(&arguments).env("SUBROSA_PEER_PYTHON", &python).output().unwrap();
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let compared = report["peer"]["rows"].as_array().unwrap();
-    assert_eq!(compared.len(), 4);
+    let schemes: Vec<_> = compared.iter().map(|row| (row["scheme"].as_str(), row["peer_scheme"].as_str())).collect();
+    assert_eq!(schemes, [[(Some("ckks"), Some("ckks")); 4], [(Some("bgv"), Some("bfv")); 4]].concat());
     for row in compared {
-        let ours = find(rows(&report), row["what"].as_str().unwrap());
+        let same = |r: &&Value| r["what"] == row["what"] && r["scheme"] == row["scheme"];
+        let ours = rows(&report).iter().find(same).unwrap();
         assert_eq!((&row["ours_seconds"], &row["theirs_log_q"]), (&ours["median_seconds"], &100.into()));
         let ratio = 2.0 / ours["median_seconds"].as_f64().unwrap();
         assert!((row["ratio"].as_f64().unwrap() / ratio - 1.0).abs() < 1e-9);
@@ -110,7 +114,7 @@ fn the_peers_figures_stand_beside_ours_with_their_ratio() {
 fn a_classifier_is_reported_from_protection_to_decryption() {
     let report = Owner::new().json(&["bench", "classifier", "--shape", "64-10", "--runs", "1"]);
     let rows = rows(&report);
-    for what in ["protect", "load", "prepare", "infer", "decrypt"] {
+    for what in ["plan", "protect", "load", "prepare", "infer", "decrypt"] {
         has_keys(find(rows, what), &["log_n", "model_bytes", "key_bytes", "bundle_bytes", "max_abs_error"]);
     }
 }

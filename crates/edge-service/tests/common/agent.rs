@@ -26,6 +26,8 @@ pub struct Agent {
     pub place: PathBuf,
     program: PathBuf,
     child: Option<Child>,
+    /// Length of the log when it was started.
+    logged: usize,
 }
 
 /// What an agent must know of its backend.
@@ -61,7 +63,7 @@ impl Agent {
         {
             fs::write(place.join(file), text).unwrap();
         }
-        let agent = Self { place: place.into(), program: program.into(), child: None };
+        let agent = Self { place: place.into(), program: program.into(), child: None, logged: 0 };
         let name = place.file_name().unwrap().to_string_lossy();
         agent.configure(&format!(
             "name = \"{name}\"\nstate = \"state\"\nthreads = 2\n\n[backend]\nurl = \"{}\"\nca = \"backend.pem\"\n\
@@ -89,6 +91,7 @@ impl Agent {
     /// Starts it; its log is appended to `log`.
     pub fn start(&mut self) {
         assert!(self.child.is_none());
+        self.logged = self.log().len();
         let log = fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
         let out = fs::File::options().create(true).append(true).open(self.path("out")).unwrap();
         let child = self.command().stdin(Stdio::piped()).stdout(out).stderr(log).spawn().unwrap();
@@ -112,8 +115,13 @@ impl Agent {
         child.wait().unwrap();
     }
 
-    /// Sends SIGTERM and waits for its end: the exit code.
+    /// Sends SIGTERM and waits for its end: the exit code. One that was just started is given the time to be ready for that.
     pub fn terminate(&mut self) -> i32 {
+        let start = Instant::now();
+        let runs = |log: &str| log.get(self.logged..).is_some_and(|log| log.contains("the agent runs"));
+        while !runs(&self.log()) && start.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let id = self.child.as_ref().unwrap().id();
         assert!(Command::new("kill").args(["-TERM", &id.to_string()]).status().unwrap().success());
         self.wait()

@@ -129,7 +129,8 @@ pub enum WholeError {
     },
     /// Too large for the edge.
     #[error(
-        "the keys and weights of this network take about {} of the edge's memory, {} are permitted: permit as much (--memory-limit){nearest}",
+        "the keys and weights of this network take about {} of the edge's memory or more, {} are permitted: permit more \
+         (--memory-limit){nearest}",
         amount(*.smallest), amount(*.limit)
     )]
     Memory {

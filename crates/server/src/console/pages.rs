@@ -43,6 +43,26 @@ fn document(title: &str, body: &Markup) -> Markup {
     }
 }
 
+/// A column of a table: its name, and whether it holds numbers.
+struct Column(&'static str, bool);
+
+fn words(name: &'static str) -> Column {
+    Column(name, false)
+}
+
+fn amount(name: &'static str) -> Column {
+    Column(name, true)
+}
+
+/// A table's head.
+fn head(columns: &[Column]) -> Markup {
+    html! {
+        thead {
+            tr { @for Column(name, number) in columns { th.number[*number] scope="col" { (name) } } }
+        }
+    }
+}
+
 /// A page without a session.
 pub(super) fn bare(title: &str, body: &Markup) -> Markup {
     document(title, &html! { main id="content" { (body) } })

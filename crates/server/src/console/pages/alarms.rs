@@ -10,7 +10,7 @@ use maud::{Markup, html};
 use subrosa_registry::fleet::AlarmRow;
 use subrosa_registry::time::now;
 
-use super::{Names, action, heading, live_status, page, region};
+use super::{Names, action, head, heading, live_status, page, region, words};
 use crate::console::chart::shares;
 use crate::console::live::Regions;
 use crate::console::session::SignedIn;
@@ -51,16 +51,7 @@ fn list(app: &App, session: &SignedIn) -> Answer<Markup> {
     Ok(html! {
         @if alarms.is_empty() { p.soft { "None was ever raised." } } @else {
             table {
-                thead {
-                    tr {
-                        th scope="col" { "Raised (UTC)" }
-                        th scope="col" { "Device" }
-                        th scope="col" { "Model" }
-                        th scope="col" { "Against" }
-                        th scope="col" { "What stands out" }
-                        th scope="col" { "State" }
-                    }
-                }
+                (head(&[words("Raised (UTC)"), words("Device"), words("Model"), words("Against"), words("What stands out"), words("State")]))
                 tbody { @for row in &alarms { (alarm(session, &names, row)) } }
             }
         }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use subrosa_registry::fleet::AuditRow;
 
-use super::{heading, hex_only, page, short};
+use super::{amount, head, heading, hex_only, page, short, words};
 use crate::api::audit::{Chain, chain};
 use crate::console::session::SignedIn;
 use crate::console::text::moment;
@@ -72,8 +72,8 @@ fn row(row: &AuditRow) -> Markup {
 }
 
 fn entries(app: &App, before: Option<u64>, verdict: Option<&Markup>) -> Answer<Markup> {
-    let head = app.fleet.audit_head()?;
-    let end = before.unwrap_or(u64::MAX).min(head + 1);
+    let newest = app.fleet.audit_head()?;
+    let end = before.unwrap_or(u64::MAX).min(newest + 1);
     let start = end.saturating_sub(ENTRIES + 1);
     let mut rows = app.fleet.audit(start, ENTRIES as u32)?;
     rows.retain(|row| row.sequence < end);
@@ -86,19 +86,11 @@ fn entries(app: &App, before: Option<u64>, verdict: Option<&Markup>) -> Answer<M
         }
         section.card aria-label="Entries" {
             table {
-                thead {
-                    tr {
-                        th.number scope="col" { "Entry" }
-                        th scope="col" { "Time (UTC)" }
-                        th scope="col" { "Event" }
-                        th scope="col" { "Particulars" }
-                        th scope="col" { "Hash" }
-                    }
-                }
+                (head(&[amount("Entry"), words("Time (UTC)"), words("Event"), words("Particulars"), words("Hash")]))
                 tbody { @for entry in &rows { (row(entry)) } }
             }
             div.pages {
-                @if end <= head {
+                @if end <= newest {
                     a href={ (PLACE) "?before=" (end + ENTRIES) } { "Newer" }
                 }
                 @if start > 0 {

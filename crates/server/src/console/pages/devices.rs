@@ -12,7 +12,7 @@ use subrosa_registry::fleet::Device;
 use subrosa_registry::time::now;
 use subrosa_terminal::text::seconds;
 
-use super::{Names, action, asked, heading, live_status, page, region};
+use super::{Names, action, amount, asked, head, heading, live_status, page, region, words};
 use crate::console::live::Regions;
 use crate::console::session::SignedIn;
 use crate::console::text::{ago, moment, whole};
@@ -107,19 +107,7 @@ fn table(app: &App, session: &SignedIn) -> Answer<Markup> {
     Ok(html! {
         @if devices.is_empty() { p.soft { "None is enrolled yet: POST /api/v1/tokens makes a token for one." } } @else {
             table {
-                thead {
-                    tr {
-                        th scope="col" { "Device, group" }
-                        th scope="col" { "State" }
-                        th scope="col" { "Last seen" }
-                        th scope="col" { "Runs" }
-                        th.number scope="col" { "Results" }
-                        th.number scope="col" { "Today" }
-                        th.number scope="col" { "Ever" }
-                        th.number scope="col" { "Waiting there" }
-                        th scope="col" { "Actions" }
-                    }
-                }
+                (head(&[words("Device, group"), words("State"), words("Last seen"), words("Runs"), amount("Results"), amount("Today"), amount("Ever"), amount("Waiting there"), words("Actions")]))
                 tbody {
                     @for device in &devices {
                         @let of = |all: &std::collections::HashMap<String, u64>| all.get(&device.id).copied().unwrap_or(0);
@@ -138,15 +126,7 @@ fn deployments(app: &App) -> Answer<Markup> {
     Ok(html! {
         @if rows.is_empty() { p.soft { "Nothing is deployed yet: POST /api/v1/deployments rolls out." } } @else {
             table {
-                thead {
-                    tr {
-                        th scope="col" { "Target" }
-                        th scope="col" { "Runs" }
-                        th scope="col" { "Last change" }
-                        th.number scope="col" { "Generation" }
-                        th scope="col" { "When" }
-                    }
-                }
+                (head(&[words("Target"), words("Runs"), words("Last change"), amount("Generation"), words("When")]))
                 tbody {
                     @for row in &rows {
                         tr data-row=(row.generation) {

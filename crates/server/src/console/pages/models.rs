@@ -12,7 +12,7 @@ use subrosa_registry::Record;
 use subrosa_registry::fleet::{DeploymentRow, Target};
 use subrosa_terminal::text::{bytes, percent, seconds};
 
-use super::{asked, heading, page};
+use super::{amount, asked, head, heading, page, words};
 use crate::api::models::retire_now;
 use crate::console::chart::{Bar, columns};
 use crate::console::session::SignedIn;
@@ -90,18 +90,7 @@ fn state(record: &Record, deployments: &[DeploymentRow]) -> Markup {
 fn rows(records: &[&Record], deployments: &[DeploymentRow]) -> Markup {
     html! {
         table {
-            thead {
-                tr {
-                    th scope="col" { "Version" }
-                    th scope="col" { "Scheme" }
-                    th scope="col" { "Ring" }
-                    th scope="col" { "Security" }
-                    th scope="col" { "Encrypted" }
-                    th.number scope="col" { "Budget left" }
-                    th.number scope="col" { "Weights, keys" }
-                    th scope="col" { "Runs at" }
-                }
-            }
+            (head(&[words("Version"), words("Scheme"), words("Ring"), words("Security"), words("Encrypted"), amount("Budget left"), amount("Weights, keys"), words("Runs at")]))
             tbody {
                 @for record in records.iter().rev() {
                     tr {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use subrosa_registry::fleet::JobRow;
 use subrosa_terminal::text::seconds;
 
-use super::{heading, live_status, page, region, token};
+use super::{head, heading, live_status, page, region, token, words};
 use crate::api::{models, uploads};
 use crate::body;
 use crate::console::live::Regions;
@@ -68,14 +68,7 @@ fn jobs(app: &App) -> Answer<Markup> {
     Ok(html! {
         @if jobs.is_empty() { p.soft { "None yet." } } @else {
             table {
-                thead {
-                    tr {
-                        th scope="col" { "Network" }
-                        th scope="col" { "State" }
-                        th scope="col" { "Progress" }
-                        th scope="col" { "Asked for" }
-                    }
-                }
+                (head(&[words("Network"), words("State"), words("Progress"), words("Asked for")]))
                 tbody { @for row in &jobs { (job(row)) } }
             }
         }

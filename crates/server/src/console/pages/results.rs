@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use serde_json::Value;
 use subrosa_registry::fleet::{Filter, ResultRow};
 
-use super::{Names, heading, live_status, page, region, short};
+use super::{Names, head, heading, live_status, page, region, short, words};
 use crate::console::live::Regions;
 use crate::console::session::SignedIn;
 use crate::console::text::{moment, whole};
@@ -55,16 +55,7 @@ fn table(app: &App) -> Answer<Markup> {
     Ok(html! {
         @if page.results.is_empty() { p.soft { "None has arrived yet." } } @else {
             table {
-                thead {
-                    tr {
-                        th scope="col" { "Answer" }
-                        th scope="col" { "Sample" }
-                        th scope="col" { "Model" }
-                        th scope="col" { "Device" }
-                        th scope="col" { "Received (UTC)" }
-                        th scope="col" { "Id" }
-                    }
-                }
+                (head(&[words("Answer"), words("Sample"), words("Model"), words("Device"), words("Received (UTC)"), words("Id")]))
                 tbody { @for result in &page.results { (row(&names, result)) } }
             }
         }
