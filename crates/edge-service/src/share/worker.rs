@@ -27,11 +27,13 @@ const TIDY_EVERY: Duration = Duration::from_secs(30);
 /// Longest wait between two attempts.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Removes what all workers' consumer has acknowledged. The server does so itself, but one that was killed may have kept the
-/// acknowledgement and lost the removal (seen with nats-server 2.9.10), and a queue of bounded length would fill with such samples.
+/// Removes what is left of an empty queue: where the consumer of all workers has nothing to hand out and waits for no acknowledgement, the
+/// server will never hand out what is still stored. One that was killed can have kept acknowledgements and lost the removals (seen
+/// with nats-server 2.9.10), and a queue of bounded length would fill with such samples.
 async fn tidy(stream: &Stream, consumer: &mut Consumer<pull::Config>) -> Result<(), async_nats::Error> {
-    let done = consumer.info().await?.ack_floor.stream_sequence;
-    if stream.get_info().await?.state.first_sequence <= done {
+    let state = consumer.info().await?;
+    let (done, waiting) = (state.ack_floor.stream_sequence, state.num_pending + state.num_ack_pending as u64);
+    if waiting == 0 && stream.get_info().await?.state.first_sequence <= done {
         stream.purge().sequence(done + 1).await?;
     }
     Ok(())
