@@ -8,6 +8,9 @@ use std::str::FromStr;
 /// A plan that is twice as fast may take so much more of what is preferred.
 const FOR_TWICE_THE_SPEED: f64 = 1.1;
 
+/// Where time is preferred, a bundle of so many bytes, which is delivered and kept, counts as much as twice the time.
+const LARGE_BUNDLE: f64 = 1e9;
+
 /// What the planner looks for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -29,7 +32,7 @@ impl Prefer {
     pub fn rank(self, prediction: &Prediction) -> f64 {
         let seconds = prediction.seconds();
         let bytes = match self {
-            Self::Speed => return seconds,
+            Self::Speed => return seconds * (1.0 + prediction.bundle.bytes() as f64 / LARGE_BUNDLE),
             Self::Memory => prediction.memory.bytes(),
             Self::Bundle => prediction.bundle.bytes(),
         };
