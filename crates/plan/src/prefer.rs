@@ -15,7 +15,7 @@ const LARGE_BUNDLE: f64 = 1e9;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Prefer {
-    /// The least time of one sample.
+    /// The least time of one sample; a large bundle counts as time.
     #[default]
     Speed,
     /// The least memory of keys and weights on the edge.
