@@ -230,7 +230,7 @@ impl Machine<'_> {
             return Err(EdgeError::Program(format!("group {weights} is used in two ways")));
         };
         matrix.times_ciphertexts(&rotated.iter().collect::<Vec<_>>(), |parts| {
-            let giants = (0..layout.giants).map(|g| Galois::rotation((g * layout.baby_stride) as u32));
+            let giants = (0..layout.giants).map(|g| layout.giant(g));
             Ok(evaluator.giant_sum(&giants.zip(parts).collect::<Vec<_>>(), keys, rescale)?)
         })
     }

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use subrosa_fhe::{
-    EvaluationKeys, FheError, Kernel, KeySwitchKey, Parameters, Plaintext, PublicKey, SeededCiphertext, wire,
+    EvaluationKeys, FheError, KeyBank, KeyId, Kernel, KeySwitchKey, Parameters, Plaintext, PublicKey, SeededCiphertext, wire,
 };
 
 /// Kind of a deployed bundle.
@@ -173,14 +173,26 @@ impl Bundle {
         if !rest.is_empty() {
             return Err(self.unusable(KEYS)("there are keys that the program does not name"));
         }
-        let prepare = |(needed, bytes): &(&KeyRequirement, &[u8])| {
+        let expand = |&(needed, bytes): &(&KeyRequirement, &[u8])| {
             let key = KeySwitchKey::from_bytes(parameters, bytes).map_err(self.unusable(KEYS))?;
             if key.id() != needed.id || key.shape() != needed.shape {
                 return Err(self.unusable(KEYS)("a key is not the one the program names"));
             }
-            key.prepare(parameters).map_err(self.unusable(KEYS))
+            key.expand(parameters).map_err(self.unusable(KEYS))
         };
-        packed.par_iter().map(prepare).collect::<Result<Vec<_>, _>>().map(EvaluationKeys::from_iter)
+        let prepare = |keys: &Vec<(&KeyRequirement, &[u8])>| {
+            let Some((first, _)) = keys.first() else { return Ok(Vec::new()) };
+            let mut bank = KeyBank::new(parameters, first.shape, keys.len()).map_err(self.unusable(KEYS))?;
+            for batch in keys.chunks(rayon::current_num_threads()) {
+                for key in batch.par_iter().map(expand).collect::<Result<Vec<_>, _>>()? {
+                    bank.push(&key).map_err(self.unusable(KEYS))?;
+                }
+            }
+            Ok(bank.finish())
+        };
+        let banks = banks(packed, &self.program.key_sums());
+        let prepared: Vec<_> = banks.par_iter().map(prepare).collect::<Result<_, FileError>>()?;
+        Ok(prepared.into_iter().flatten().collect())
     }
 
     /// The packed constants of each group, in order; channel after channel ([`Program::groups`]).
@@ -247,6 +259,24 @@ impl Bundle {
     fn unusable<E: std::fmt::Display>(&self, section: &'static str) -> impl Fn(E) -> FileError + use<'_, E> {
         move |reason| FileError::Section { file: self.file.clone(), section, reason: reason.to_string() }
     }
+}
+
+/// Keys that lie in memory together: those of one sum and shape in the order of the sum, each other key alone.
+fn banks<'a>(
+    mut keys: Vec<(&'a KeyRequirement, &'a [u8])>,
+    sums: &[Vec<KeyId>],
+) -> Vec<Vec<(&'a KeyRequirement, &'a [u8])>> {
+    let mut banks = Vec::new();
+    for sum in sums {
+        let place = |id: KeyId| sum.iter().position(|&member| member == id);
+        let mut of_sum: Vec<_> = keys.extract_if(.., |(needed, _)| place(needed.id).is_some()).collect();
+        of_sum.sort_by_key(|(needed, _)| place(needed.id));
+        while let Some(&(first, _)) = of_sum.first() {
+            banks.push(of_sum.extract_if(.., |(needed, _)| needed.shape == first.shape).collect());
+        }
+    }
+    banks.extend(keys.into_iter().map(|key| vec![key]));
+    banks
 }
 
 /// Writes the owner's stored copy of a protected network, its many ciphertexts streamed.

@@ -84,6 +84,11 @@ pub struct Packing {
 }
 
 impl Diagonals {
+    /// The automorphism of a giant step.
+    pub fn giant(&self, step: usize) -> Galois {
+        Galois::rotation((step * self.baby_stride) as u32)
+    }
+
     /// Lays out a `rows` x `cols` matrix for an input that is packed for it. Errors: no rows or columns, more rows than slots.
     pub fn packed(slots: usize, rows: usize, cols: usize, packing: Packing) -> Result<Self, LayoutError> {
         let row_period = padded_rows(slots, rows, cols)?;

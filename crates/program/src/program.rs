@@ -339,6 +339,28 @@ impl Step {
 }
 
 impl Program {
+    /// For each step that sums over several keys in one switch, the ids of such keys in the order in which they are read; there may be
+    /// ids among them that need no key.
+    pub fn key_sums(&self) -> Vec<Vec<KeyId>> {
+        let powers = |g: Galois| [1, 2].map(|power| KeyId::new(g, power));
+        let mut sums = Vec::new();
+        for step in &self.steps {
+            match step {
+                Step::DiagonalsCipher { layout, .. } => {
+                    sums.push((0..layout.giants).map(|g| layout.giant(g)).flat_map(powers).collect());
+                }
+                Step::Linear { products, .. } => {
+                    sums.push(products.iter().flat_map(|product| &product.giants).copied().flat_map(powers).collect());
+                }
+                Step::Fold { stages, .. } => {
+                    sums.extend(stages.iter().map(|stage| stage.iter().map(|&g| KeyId::new(g, 1)).collect()));
+                }
+                _ => {}
+            }
+        }
+        sums
+    }
+
     /// Registers that the steps use.
     pub fn registers(&self) -> usize {
         let input = if self.input.encrypted { self.input.layout.polynomials() } else { 0 };

@@ -16,6 +16,10 @@ use rayon::prelude::*;
 pub(crate) const BLOCK: usize = 16;
 /// Blocks of points for which a product with ciphertexts has room for copies of its inputs.
 pub(crate) const SCRATCH_BLOCKS: usize = 4;
+/// How far ahead a stream is fetched, in bytes.
+pub(crate) const PREFETCH: usize = 8192;
+/// How far ahead the inputs of many short products are fetched, in words.
+const INPUTS_AHEAD: usize = 4 * BLOCK;
 /// Bytes behind the last weight, so that a whole vector can be read from the start of any eight residues.
 pub(crate) const PADDING: usize = 64;
 /// Alignment of a limb's first byte.
@@ -90,10 +94,12 @@ impl SharedInputs<'_> {
     }
 }
 
-/// One summand of [`WeightStream::sum_turned_products`]: weights (of one group) times the inputs under an automorphism.
+/// One summand of [`WeightStream::sum_turned_products`]: weights of one group times the inputs under an automorphism.
 pub struct TurnedProduct<'a> {
-    /// The weights; term t is the factor of input t. Terms without input are left out.
+    /// The weights; term t of the group is the factor of input t. Terms without input are left out.
     pub weights: &'a WeightStream,
+    /// Group of the weights. Summands that follow each other should have weights that do so in one stream.
+    pub group: usize,
     /// The limbs of the inputs, in NTT form.
     pub inputs: &'a [Vec<&'a [u64]>],
     /// The automorphism that is applied to each input.
@@ -102,9 +108,12 @@ pub struct TurnedProduct<'a> {
 
 /// A part of one limb of a [`TurnedProduct`].
 pub(crate) struct Turned<'a> {
+    /// From the first block's first weight of the group on.
     pub(crate) weights: Packed<'a>,
-    /// Terms that the weights have; those of inputs are the first.
-    pub(crate) terms: usize,
+    /// Bytes from one block's weights of the group to the next one's.
+    pub(crate) stride: usize,
+    /// How far ahead weights are fetched, in bytes: to the same place in a later block.
+    pub(crate) ahead: usize,
     /// One limb of each input, N words.
     pub(crate) inputs: &'a [&'a [u64]],
     galois: Galois,
@@ -154,6 +163,13 @@ impl BlockSource {
     pub(crate) fn block<'a>(&self, limb: &'a [u64], wrapped: &'a mut [u64; BLOCK]) -> &'a [u64; BLOCK] {
         const EMPTY: [u64; BLOCK] = [0; BLOCK];
         self.words(limb, BLOCK, wrapped).first_chunk().unwrap_or(&EMPTY)
+    }
+
+    /// Where the values of a later block are, to be fetched: perhaps behind the limb's end.
+    #[inline]
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn ahead(&self, limb: &[u64]) -> *const u64 {
+        limb.as_ptr().wrapping_add(self.base + self.at + INPUTS_AHEAD)
     }
 }
 
@@ -327,8 +343,8 @@ impl WeightStream {
     }
 
     /// One limb of `acc[c] = initial[c] * acc[c] + sum_products sum_t W[t][c] * sigma(x_t)`: the limb `limb` of the ring, all of whose
-    /// limbs the inputs have. `initial` are residues; if one is zero, what was in `acc` does not matter. The streams have one group,
-    /// and the limb's prime among theirs, wherever.
+    /// limbs the inputs have. `initial` are residues; if one is zero, what was in `acc` does not matter. The streams have the limb's
+    /// prime among theirs, wherever.
     ///
     /// At most 512 inputs in all. Sizes that don't fit together are a bug of the caller and panic.
     pub fn sum_turned_products(
@@ -352,7 +368,8 @@ impl WeightStream {
         };
         for (product, limbs) in products.iter().zip(&limbs) {
             let weights = product.weights;
-            assert!(weights.groups == 1 && product.inputs.len() <= weights.terms, "one weight for each input");
+            assert!(product.group < weights.groups, "the stream has {} groups", weights.groups);
+            assert!(product.inputs.len() <= weights.terms, "one weight for each input");
             assert!(own_limb(weights) < weights.limbs.len(), "a stream lacks the prime");
             let complete = limbs.len() == product.inputs.len() && limbs.iter().all(|limb| limb.len() == n);
             assert!(complete, "inputs must have the ring's limbs");
@@ -362,12 +379,19 @@ impl WeightStream {
             let turned: Vec<Turned<'_>> = products
                 .iter()
                 .zip(&limbs)
-                .map(|(product, inputs)| Turned {
-                    weights: product.weights.packed_from(own_limb(product.weights), start),
-                    terms: product.weights.terms,
-                    inputs,
-                    galois: product.galois,
-                    half: n / 2,
+                .map(|(product, inputs)| {
+                    let (weights, of_group) = (product.weights, 2 * block * product.weights.terms);
+                    let first = 2 * weights.groups * weights.terms * start + product.group * of_group;
+                    let weights = weights.limbs[own_limb(weights)].tail(first);
+                    let stride = product.weights.groups * of_group * weights.width;
+                    Turned {
+                        weights,
+                        stride,
+                        ahead: PREFETCH.next_multiple_of(stride.max(1)),
+                        inputs,
+                        galois: product.galois,
+                        half: n / 2,
+                    }
                 })
                 .collect();
             let mut acc = acc.each_mut().map(|acc| &mut acc[start..start + n / 2]);

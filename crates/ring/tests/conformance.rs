@@ -452,7 +452,7 @@ fn turned_products_of_any_shape() {
                     .iter()
                     .zip(&inputs)
                     .zip(&elements)
-                    .map(|((weights, inputs), &galois)| TurnedProduct { weights, inputs, galois })
+                    .map(|((weights, inputs), &galois)| TurnedProduct { weights, group: 0, inputs, galois })
                     .collect();
                 let mut found = start.clone();
                 for limb in 0..ring.limbs() {

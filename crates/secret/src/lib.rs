@@ -22,7 +22,7 @@
 //! let shape = KeyShape { level: 2, specials: 1, digit: 1 };
 //! let (square, left) = (KeyId::new(Galois::IDENTITY, 2), KeyId::new(Galois::rotation(1), 1));
 //! let keys = [secret.switch_key(square, shape)?, secret.switch_key(left, shape)?];
-//! let keys: EvaluationKeys = keys.iter().map(|key| key.prepare(&parameters)).collect::<Result<_, _>>()?;
+//! let keys: EvaluationKeys = keys.into_iter().map(|key| key.prepare(&parameters)).collect::<Result<_, _>>()?;
 //! let encoder = Encoder::new(&parameters);
 //! let x: Vec<f64> = (0..parameters.slots()).map(|j| j as f64 / 4096.0).collect();
 //! let encrypted = secret.encrypt(&encoder.encode_real(&x, 2f64.powi(34), 2)?)?;

@@ -5,6 +5,7 @@ use crate::{FheError, Parameters};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use subrosa_ring::{Galois, Ring, RnsPoly, WeightStream};
 
 /// Highest power of the secret that a key may switch from.
@@ -115,27 +116,91 @@ impl KeySwitchKey {
         &self.body
     }
 
-    /// Expands the uniform halves and packs the key for products.
-    pub fn prepare(&self, parameters: &Parameters) -> Result<PreparedKey, FheError> {
+    /// Expands the uniform halves.
+    pub fn expand(self, parameters: &Parameters) -> Result<ExpandedKey, FheError> {
         let ring = Self::ring(parameters, self.shape)?;
-        let mut halves = WeightStream::zeroed(&ring, ring.limbs(), 1, parameters.digits(self.shape));
         let uniform = Self::uniform_halves(&ring, self.shape, &self.seed);
-        for (digit, (body, uniform)) in self.body.iter().zip(&uniform).enumerate() {
-            halves.write(digit, &[[body, uniform]]);
-        }
-        let serves = |level| parameters.limbs_within(level, self.shape.level).is_some();
-        let serves = (1..=self.shape.level).map(serves).collect();
-        Ok(PreparedKey { id: self.id, shape: self.shape, serves, halves })
+        Ok(ExpandedKey { key: self, uniform })
+    }
+
+    /// Expands the uniform halves and packs the key for products, in memory of its own. Keys that are used together should share a
+    /// [`KeyBank`].
+    pub fn prepare(self, parameters: &Parameters) -> Result<PreparedKey, FheError> {
+        let mut bank = KeyBank::new(parameters, self.shape, 1)?;
+        bank.push(&self.expand(parameters)?)?;
+        bank.finish().pop().ok_or(FheError::Empty { operation: "preparation of a key" })
     }
 }
 
-/// A key as products read it: both halves of all digits, packed to whole bytes, in one stream.
+/// A key with both halves.
+pub struct ExpandedKey {
+    key: KeySwitchKey,
+    uniform: Vec<RnsPoly>,
+}
+
+impl ExpandedKey {
+    /// The key.
+    pub fn key(&self) -> &KeySwitchKey {
+        &self.key
+    }
+}
+
+/// Keys of one shape as products read them: both halves of all digits, packed to whole bytes, and the keys interleaved in the order in
+/// which they came, so that a sum over all of them reads one stream.
+pub struct KeyBank {
+    shape: KeyShape,
+    serves: Vec<bool>,
+    ids: Vec<KeyId>,
+    halves: WeightStream,
+}
+
+impl KeyBank {
+    /// Room for a number of keys.
+    pub fn new(parameters: &Parameters, shape: KeyShape, keys: usize) -> Result<Self, FheError> {
+        let ring = KeySwitchKey::ring(parameters, shape)?;
+        let halves = WeightStream::zeroed(&ring, ring.limbs(), keys, parameters.digits(shape));
+        let serves = (1..=shape.level).map(|level| parameters.limbs_within(level, shape.level).is_some()).collect();
+        Ok(Self { shape, serves, ids: Vec::with_capacity(keys), halves })
+    }
+
+    /// Adds a key. [`FheError::UnfitKey`] if it has another shape, [`FheError::Length`] if there is no room.
+    pub fn push(&mut self, expanded: &ExpandedKey) -> Result<(), FheError> {
+        let (key, group) = (&expanded.key, self.ids.len());
+        if key.shape != self.shape {
+            return Err(FheError::UnfitKey { id: key.id, reason: "it has another shape than the keys beside it".into() });
+        }
+        if group >= self.halves.groups() {
+            return Err(FheError::Length { what: "keys of a bank", expected: group, found: group + 1 });
+        }
+        let halves: Vec<[&RnsPoly; 2]> = key.body.iter().zip(&expanded.uniform).map(Into::into).collect();
+        self.halves.write(group * self.halves.terms(), &halves);
+        self.ids.push(key.id);
+        Ok(())
+    }
+
+    /// The keys, in order.
+    pub fn finish(self) -> Vec<PreparedKey> {
+        let (halves, serves): (Arc<WeightStream>, Arc<[bool]>) = (self.halves.into(), self.serves.into());
+        let key = |(group, id)| PreparedKey {
+            id,
+            shape: self.shape,
+            serves: Arc::clone(&serves),
+            halves: Arc::clone(&halves),
+            group,
+        };
+        self.ids.into_iter().enumerate().map(key).collect()
+    }
+}
+
+/// A key as products read it, in a [`KeyBank`].
 pub struct PreparedKey {
     id: KeyId,
     shape: KeyShape,
     /// For each level from 1 on whether the key has its primes.
-    serves: Vec<bool>,
-    halves: WeightStream,
+    serves: Arc<[bool]>,
+    halves: Arc<WeightStream>,
+    /// The key's place in the bank.
+    group: usize,
 }
 
 impl PreparedKey {
@@ -151,7 +216,7 @@ impl PreparedKey {
 
     /// Bytes that it takes in memory.
     pub fn packed_bytes(&self) -> usize {
-        self.halves.packed_bytes()
+        self.halves.packed_bytes() / self.halves.groups().max(1)
     }
 
     /// Whether the key has all primes of a level, as has any at or above it in a chain without swaps.
@@ -171,9 +236,9 @@ impl PreparedKey {
         ring.n() == extended.n() && own_special == special && primes.iter().all(|q| own.contains(q))
     }
 
-    /// Term d holds body and uniform half of digit d.
-    pub(crate) fn halves(&self) -> &WeightStream {
-        &self.halves
+    /// The bank and the key's group in it: term d holds body and uniform half of digit d.
+    pub(crate) fn halves(&self) -> (&WeightStream, usize) {
+        (&self.halves, self.group)
     }
 }
 

@@ -4,7 +4,7 @@ mod key;
 mod public_key;
 mod switch;
 
-pub use key::{EvaluationKeys, KeyId, KeySwitchKey, MAX_POWER, PreparedKey};
+pub use key::{EvaluationKeys, ExpandedKey, KeyBank, KeyId, KeySwitchKey, MAX_POWER, PreparedKey};
 pub use public_key::PublicKey;
 pub use switch::{Digits, KeySwitcher, Switch};
 pub(crate) use switch::{common_shape, needed_key};

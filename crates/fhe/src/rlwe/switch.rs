@@ -151,7 +151,10 @@ impl KeySwitcher {
         let products: Vec<TurnedProduct<'_>> = products
             .iter()
             .zip(&inputs)
-            .map(|((galois, _, key), inputs)| TurnedProduct { weights: key.halves(), inputs, galois: *galois })
+            .map(|((galois, _, key), inputs)| {
+                let (weights, group) = key.halves();
+                TurnedProduct { weights, group, inputs, galois: *galois }
+            })
             .collect();
         let digits = inputs.iter().map(Vec::len).max().unwrap_or(0).max(1);
         let at_a_time = (MAX_LAZY_DIGITS / digits).max(1);

@@ -237,7 +237,7 @@ pub(super) fn draft(wanted: &Wanted<'_>, choice: &Choice, ring: &mut RingContext
                 d.key_set((1..tile.babies).map(|b| KeyId::new(Galois::rotation(b as u32), 1)), used);
             }
             d.steps.push(Step::DiagonalsCipher { layout: layout.clone(), inputs, weights, rescale: true, dst });
-            let giants = (0..layout.giants).map(|g| Galois::rotation((g * layout.baby_stride) as u32));
+            let giants = (0..layout.giants).map(|g| layout.giant(g));
             let ids = giants.flat_map(|g| [KeyId::new(g, 1), KeyId::new(g, 2)]);
             d.rounded_keys(ids, level, KeyWork::giants(layout.giants, true));
         }

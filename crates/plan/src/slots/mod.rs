@@ -273,7 +273,7 @@ impl Draftsman<'_> {
         let weights = self.group(&name, layout.products(), level, weight_scale, kind);
         let dst = self.register();
         self.steps.push(Step::DiagonalsCipher { layout: layout.clone(), inputs, weights, rescale: true, dst });
-        let giants = (0..layout.giants).map(|g| Galois::rotation((g * layout.baby_stride) as u32));
+        let giants = (0..layout.giants).map(|g| layout.giant(g));
         let ids = giants.flat_map(|g| [KeyId::new(g, 1), KeyId::new(g, 2)]);
         self.rounded_keys(ids, level, KeyWork::giants(layout.giants, true));
         // The key switch happens before the division by the highest prime, its own rounding is the rescale's.

@@ -8,15 +8,13 @@ use super::arith::{
 };
 use super::entry_points;
 use crate::Modulus;
-use crate::stream::{BLOCK, PADDING, Packed, SharedInputs, Shifted, Turned};
+use crate::stream::{BLOCK, PADDING, PREFETCH, Packed, SharedInputs, Shifted, Turned};
 use std::arch::x86_64::*;
 
 /// Terms between two reductions.
 const SPAN: usize = MAX_PRODUCTS / 2;
 /// Vectors of a block.
 const VECTORS: usize = BLOCK / 4;
-/// How far ahead the stream is fetched, in bytes.
-const PREFETCH: usize = 8192;
 
 /// Calls a function for the number of bytes of a residue and for the size of its sums.
 macro_rules! dispatch {
@@ -222,10 +220,15 @@ fn turned_blocks<const WIDTH: usize, const WIDE: bool>(
         }
         for product in products {
             let source = product.source(start + b * BLOCK);
-            let first = b * 2 * BLOCK * WIDTH * product.terms;
-            let mut weights = stream.restarted(&product.weights.bytes[first..], 2 * product.inputs.len());
+            let mut weights = stream.restarted(&product.weights.bytes[b * product.stride..], 2 * product.inputs.len());
+            weights.ahead = product.ahead;
             for input in product.inputs {
                 let mut wrapped = [0; BLOCK];
+                let ahead = source.ahead(input);
+                for line in [0, 8] {
+                    // Behind the end this is no access: a prefetch never faults.
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast());
+                }
                 let x = vectors(source.block(input, &mut wrapped));
                 for sums in &mut sums {
                     // SAFETY: two blocks for each input, as `Stream::new` has checked.
@@ -247,6 +250,8 @@ fn turned_blocks<const WIDTH: usize, const WIDE: bool>(
 /// The weights still to be read, `WIDTH` bytes to a residue.
 struct Stream<'a, const WIDTH: usize> {
     next: *const u8,
+    /// How far ahead weights are fetched, in bytes.
+    ahead: usize,
     /// Where the byte of each place of a 128-bit lane lies among two packed residues.
     places: __m256i,
     bytes: std::marker::PhantomData<&'a [u8]>,
@@ -265,7 +270,7 @@ impl<'a, const WIDTH: usize> Stream<'a, WIDTH> {
         // SAFETY: the array covers the 16 bytes read; no alignment is required.
         let places = unsafe { _mm_loadu_si128(places.as_ptr().cast()) };
         let places = _mm256_broadcastsi128_si256(places);
-        Stream { next: bytes.as_ptr(), places, bytes: std::marker::PhantomData }.restarted(bytes, blocks)
+        Stream { next: bytes.as_ptr(), ahead: PREFETCH, places, bytes: std::marker::PhantomData }.restarted(bytes, blocks)
     }
 
     /// The same for other bytes; panics as `new` does.
@@ -273,7 +278,7 @@ impl<'a, const WIDTH: usize> Stream<'a, WIDTH> {
     #[target_feature(enable = "avx2,fma")]
     fn restarted<'b>(&self, bytes: &'b [u8], blocks: usize) -> Stream<'b, WIDTH> {
         assert!(bytes.len() >= blocks * BLOCK * WIDTH + PADDING, "the stream has too few weights");
-        Stream { next: bytes.as_ptr(), places: self.places, bytes: std::marker::PhantomData }
+        Stream { next: bytes.as_ptr(), ahead: self.ahead, places: self.places, bytes: std::marker::PhantomData }
     }
 
     /// The next block, as f64.
@@ -286,7 +291,7 @@ impl<'a, const WIDTH: usize> Stream<'a, WIDTH> {
         let next = self.next;
         for line in 0..(BLOCK * WIDTH).div_ceil(64) {
             // Behind the end this is no access: a prefetch never faults.
-            _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(PREFETCH + 64 * line).cast());
+            _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(self.ahead + 64 * line).cast());
         }
         // SAFETY: by the caller's promise and the check in `new`, the block and the padding behind it are inside the slice.
         self.next = unsafe { next.add(BLOCK * WIDTH) };

@@ -9,13 +9,11 @@
 use super::arith::{Sum, SumReducer, load, splat, store, sum_is_wide};
 use super::entry_points;
 use crate::Modulus;
-use crate::stream::{BLOCK, PADDING, Packed, SCRATCH_BLOCKS, SharedInputs, Shifted, Turned};
+use crate::stream::{BLOCK, PADDING, PREFETCH, Packed, SCRATCH_BLOCKS, SharedInputs, Shifted, Turned};
 use std::arch::x86_64::*;
 
 /// Terms between two reductions.
 const SPAN: usize = 1024;
-/// How far ahead the stream is fetched, in bytes.
-const PREFETCH: usize = 8192;
 /// Caches that the stream is fetched into: all, or the outer ones only, where the inner one is full of other things.
 const ALL_CACHES: bool = false;
 const OUTER_CACHES: bool = true;
@@ -327,10 +325,15 @@ fn turned_blocks<const WIDTH: usize, const WIDE: bool>(
         }
         for product in products {
             let source = product.source(start + b * BLOCK);
-            let first = b * 2 * BLOCK * WIDTH * product.terms;
-            let mut weights = stream.restarted(&product.weights.bytes[first..], product.inputs.len());
+            let mut weights = stream.restarted(&product.weights.bytes[b * product.stride..], product.inputs.len());
+            weights.ahead = product.ahead;
             for input in product.inputs {
                 let mut wrapped = [0; BLOCK];
+                let ahead = source.ahead(input);
+                for line in [0, 8] {
+                    // Behind the end this is no access: a prefetch never faults.
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast());
+                }
                 let [x0, x1] = halves(source.block(input, &mut wrapped));
                 // SAFETY: one step for each input, as `Stream::new` has checked.
                 let [w00, w01, w10, w11] = unsafe { weights.next() };
@@ -352,6 +355,8 @@ struct Stream<'a, const WIDTH: usize, const OUTER: bool> {
     next: *const u8,
     /// How often a step can be read, counted from the start.
     steps: usize,
+    /// How far ahead weights are fetched, in bytes.
+    ahead: usize,
     /// Where the byte of each place of a vector lies among the packed ones.
     places: __m512i,
     mask: u64,
@@ -371,7 +376,7 @@ impl<'a, const WIDTH: usize, const OUTER: bool> Stream<'a, WIDTH, OUTER> {
         }
         // SAFETY: the array covers the 64 bytes read; no alignment is required.
         let places = unsafe { _mm512_loadu_si512(places.as_ptr().cast()) };
-        Stream { next: bytes.as_ptr(), steps, places, mask, bytes: std::marker::PhantomData }.restarted(bytes, steps)
+        Stream { next: bytes.as_ptr(), steps, ahead: PREFETCH, places, mask, bytes: std::marker::PhantomData }.restarted(bytes, steps)
     }
 
     /// The same for other bytes; panics as `new` does.
@@ -379,8 +384,8 @@ impl<'a, const WIDTH: usize, const OUTER: bool> Stream<'a, WIDTH, OUTER> {
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq,avx512vl,avx512bw,avx512vbmi")]
     fn restarted<'b>(&self, bytes: &'b [u8], steps: usize) -> Stream<'b, WIDTH, OUTER> {
         assert!(bytes.len() >= steps * 2 * BLOCK * WIDTH + PADDING, "the stream has too few weights");
-        let (next, places, mask) = (bytes.as_ptr(), self.places, self.mask);
-        Stream { next, steps, places, mask, bytes: std::marker::PhantomData }
+        let &Stream { ahead, places, mask, .. } = self;
+        Stream { next: bytes.as_ptr(), steps, ahead, places, mask, bytes: std::marker::PhantomData }
     }
 
     /// The next step: a block of c0, then of c1, two vectors each.
@@ -393,7 +398,7 @@ impl<'a, const WIDTH: usize, const OUTER: bool> Stream<'a, WIDTH, OUTER> {
         let next = self.next;
         for line in 0..(2 * BLOCK * WIDTH).div_ceil(64) {
             // Behind the end this is no access: a prefetch never faults.
-            let ahead = next.wrapping_add(PREFETCH + 64 * line).cast();
+            let ahead = next.wrapping_add(self.ahead + 64 * line).cast();
             if OUTER { _mm_prefetch::<_MM_HINT_T2>(ahead) } else { _mm_prefetch::<_MM_HINT_T0>(ahead) }
         }
         // SAFETY: by the caller's promise and the check in `new`, the step and the padding behind it are inside the slice.

@@ -70,7 +70,7 @@ pub(crate) fn turned(p: &Modulus, products: &[Turned<'_>], start: usize, initial
         for product in products {
             let source = product.source(start + first);
             let mut weights = Reader::new(Packed {
-                bytes: &product.weights.bytes[2 * first * product.weights.width * product.terms..],
+                bytes: &product.weights.bytes[first / block * product.stride..],
                 ..product.weights
             });
             for input in product.inputs {
