@@ -32,7 +32,8 @@ pub use noise::{ExactNoise, NoiseModel};
 pub use num_complex::Complex64;
 pub use parameters::{KeyShape, ParameterSpec, Parameters};
 pub use rlwe::{
-    Ciphertext, Digits, EvaluationKeys, ExpandedKey, KeyBank, KeyId, KeySwitchKey, Plaintext, PreparedKey, PublicKey, SeededCiphertext,
+    Ciphertext, Digits, EvaluationKeys, ExpandedKey, KeyBank, KeyId, KeySwitchKey, Plaintext, PreparedKey, PublicKey,
+    SeededCiphertext,
 };
 pub use scale::Scheme;
 pub use security::SecurityLevel;

@@ -10,7 +10,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use subrosa_fhe::{
-    EvaluationKeys, FheError, KeyBank, KeyId, Kernel, KeySwitchKey, Parameters, Plaintext, PublicKey, SeededCiphertext, wire,
+    EvaluationKeys, FheError, Kernel, KeyBank, KeyId, KeySwitchKey, Parameters, Plaintext, PublicKey, SeededCiphertext,
+    wire,
 };
 
 /// Kind of a deployed bundle.

@@ -34,6 +34,8 @@ impl Factors {
 
 /// All twiddles of one ring degree and prime.
 pub(crate) struct Twiddles {
+    /// Levels of the first pass of a kernel that can do different numbers of them, which the order of the tables depends on.
+    pub(crate) head: u32,
     /// psi^(N/2), a square root of -1: splits X^N + 1 into X^(N/2) -/+ psi^(N/2).
     pub(crate) split: Factor,
     /// Half 0 holds powers of psi, half 1 the inverses: level l, node j has psi^(+-5^j * N/2^(l+2)).
@@ -53,6 +55,7 @@ impl Twiddles {
         let n_inverse = p.value() - (p.value() - 1) / n as u64;
         let split_inverse = p.pow(psi_inverse, n as u64 / 2);
         Twiddles {
+            head: 0,
             split: Factor::new(p, p.pow(psi, n as u64 / 2)),
             halves: [psi, psi_inverse].map(|root| half_factors(p, log_n, root, width)),
             n_inverse: Factor::new(p, n_inverse),

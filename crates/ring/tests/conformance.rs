@@ -438,11 +438,16 @@ fn turned_products_of_any_shape() {
             for kernel in Kernel::all_available() {
                 let whole = Ring::new(log_n, &primes, kernel).unwrap();
                 let ring = whole.select(&common);
+                // Of each stream one group is used; the other holds the same weights in another order.
                 let streams: Vec<WeightStream> = weights
                     .iter()
-                    .map(|weights| {
-                        let mut stream = WeightStream::zeroed(&whole, primes.len(), 1, weights.len());
-                        stream.write(0, &weights.iter().map(|w| w.each_ref()).collect::<Vec<_>>());
+                    .enumerate()
+                    .map(|(i, weights)| {
+                        let mut stream = WeightStream::zeroed(&whole, primes.len(), 2, weights.len());
+                        let mut weights: Vec<[&RnsPoly; 2]> = weights.iter().map(|w| w.each_ref()).collect();
+                        stream.write(i % 2 * weights.len(), &weights);
+                        weights.reverse();
+                        stream.write((1 - i % 2) * weights.len(), &weights);
                         stream
                     })
                     .collect();
@@ -452,7 +457,8 @@ fn turned_products_of_any_shape() {
                     .iter()
                     .zip(&inputs)
                     .zip(&elements)
-                    .map(|((weights, inputs), &galois)| TurnedProduct { weights, group: 0, inputs, galois })
+                    .enumerate()
+                    .map(|(i, ((weights, inputs), &galois))| TurnedProduct { weights, group: i % 2, inputs, galois })
                     .collect();
                 let mut found = start.clone();
                 for limb in 0..ring.limbs() {

@@ -167,7 +167,10 @@ impl KeyBank {
     pub fn push(&mut self, expanded: &ExpandedKey) -> Result<(), FheError> {
         let (key, group) = (&expanded.key, self.ids.len());
         if key.shape != self.shape {
-            return Err(FheError::UnfitKey { id: key.id, reason: "it has another shape than the keys beside it".into() });
+            return Err(FheError::UnfitKey {
+                id: key.id,
+                reason: "it has another shape than the keys beside it".into(),
+            });
         }
         if group >= self.halves.groups() {
             return Err(FheError::Length { what: "keys of a bank", expected: group, found: group + 1 });

@@ -270,7 +270,8 @@ impl<'a, const WIDTH: usize> Stream<'a, WIDTH> {
         // SAFETY: the array covers the 16 bytes read; no alignment is required.
         let places = unsafe { _mm_loadu_si128(places.as_ptr().cast()) };
         let places = _mm256_broadcastsi128_si256(places);
-        Stream { next: bytes.as_ptr(), ahead: PREFETCH, places, bytes: std::marker::PhantomData }.restarted(bytes, blocks)
+        Stream { next: bytes.as_ptr(), ahead: PREFETCH, places, bytes: std::marker::PhantomData }
+            .restarted(bytes, blocks)
     }
 
     /// The same for other bytes; panics as `new` does.

@@ -376,7 +376,8 @@ impl<'a, const WIDTH: usize, const OUTER: bool> Stream<'a, WIDTH, OUTER> {
         }
         // SAFETY: the array covers the 64 bytes read; no alignment is required.
         let places = unsafe { _mm512_loadu_si512(places.as_ptr().cast()) };
-        Stream { next: bytes.as_ptr(), steps, ahead: PREFETCH, places, mask, bytes: std::marker::PhantomData }.restarted(bytes, steps)
+        Stream { next: bytes.as_ptr(), steps, ahead: PREFETCH, places, mask, bytes: std::marker::PhantomData }
+            .restarted(bytes, steps)
     }
 
     /// The same for other bytes; panics as `new` does.
