@@ -60,7 +60,7 @@ pub(crate) fn cipher(p: &Modulus, weights: Packed<'_>, inputs: &SharedInputs<'_>
 pub(crate) fn turned(p: &Modulus, products: &[Turned<'_>], start: usize, initial: [u64; 2], acc: &mut [&mut [u64]]) {
     let points = acc.first().map_or(0, |acc| acc.len());
     let block = BLOCK.min(points);
-    for first in (0..points).step_by(block.max(1)) {
+    for (b, first) in (0..points).step_by(block.max(1)).enumerate() {
         let mut sums = [[0u128; BLOCK]; 2];
         for ((sums, acc), factor) in sums.iter_mut().zip(&*acc).zip(initial) {
             for (sum, &x) in sums.iter_mut().zip(&acc[first..first + block]) {
@@ -70,7 +70,7 @@ pub(crate) fn turned(p: &Modulus, products: &[Turned<'_>], start: usize, initial
         for product in products {
             let source = product.source(start + first);
             let mut weights = Reader::new(Packed {
-                bytes: &product.weights.bytes[first / block * product.stride..],
+                bytes: &product.weights.bytes[b * product.stride..],
                 ..product.weights
             });
             for input in product.inputs {
