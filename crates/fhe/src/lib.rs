@@ -37,4 +37,4 @@ pub use rlwe::{
 };
 pub use scale::Scheme;
 pub use security::SecurityLevel;
-pub use subrosa_ring::{Galois, Kernel, Modulus, Ring, RingError, RnsPoly, primes};
+pub use subrosa_ring::{Galois, Kernel, Modulus, Ring, RingError, RnsPoly, primes, release_free_buffers};

@@ -1,8 +1,9 @@
 //! Memory for polynomials, aligned to cache lines (and so to the widest vectors).
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use zeroize::Zeroize;
 
 /// Alignment of the first word, in bytes.
@@ -39,6 +40,9 @@ impl AlignedVec {
 
     fn fresh(len: usize) -> Self {
         let words = vec![0u64; len + SLACK];
+        if words.len() >= LEAST_KEPT {
+            free_buffers().made(words.len());
+        }
         let start = aligned_start(&words);
         AlignedVec { words, start, len }
     }
@@ -48,7 +52,7 @@ impl AlignedVec {
         if len < LEAST_KEPT {
             return None;
         }
-        let words = FREE.lock().unwrap_or_else(PoisonError::into_inner).take(len + SLACK)?;
+        let words = free_buffers().take(len + SLACK)?;
         let start = aligned_start(&words);
         Some(AlignedVec { words, start, len })
     }
@@ -59,7 +63,7 @@ impl Drop for AlignedVec {
     fn drop(&mut self) {
         if self.words.len() >= LEAST_KEPT {
             let words = std::mem::take(&mut self.words);
-            FREE.lock().unwrap_or_else(PoisonError::into_inner).put(words);
+            free_buffers().put(words);
         }
     }
 }
@@ -67,33 +71,69 @@ impl Drop for AlignedVec {
 /// Words from which on a buffer is worth keeping: allocators give larger ones back to the system at once, and touching
 /// fresh pages costs more than the arithmetic done on them.
 const LEAST_KEPT: usize = 1 << 12;
-/// Words that are kept at most: 64 MiB.
-const MOST_KEPT: usize = 1 << 23;
+/// Words that are kept in any case: 64 MiB.
+const ALWAYS_KEPT: usize = 1 << 23;
 
 /// The process's free buffers. One list for all threads: what one thread makes, another often drops.
-static FREE: Mutex<FreeBuffers> = Mutex::new(FreeBuffers { buffers: Vec::new(), words: 0 });
+static FREE: Mutex<FreeBuffers> =
+    Mutex::new(FreeBuffers { buffers: VecDeque::new(), words: 0, in_use: 0, most_in_use: 0 });
 
-/// Buffers that were dropped, the latest last: it is the likeliest to be in the caches still.
+/// Gives the memory of dropped buffers back: for processes that go on after work that needed much.
+pub fn release_free_buffers() {
+    let mut free = free_buffers();
+    free.most_in_use = free.in_use;
+    let buffers = std::mem::take(&mut free.buffers);
+    free.words = 0;
+    drop(free);
+    drop(buffers);
+}
+
+fn free_buffers() -> MutexGuard<'static, FreeBuffers> {
+    FREE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Buffers that were dropped, the latest last: it is the likeliest to be in the caches still. They are kept as long as, with those in use,
+/// they take no more than was in use at the same time before: so the process never needs more memory than without them.
 struct FreeBuffers {
-    buffers: Vec<Vec<u64>>,
+    buffers: VecDeque<Vec<u64>>,
+    /// Words in `buffers`.
     words: usize,
+    /// Words in buffers that could be kept.
+    in_use: usize,
+    most_in_use: usize,
 }
 
 impl FreeBuffers {
+    /// A new buffer was made.
+    fn made(&mut self, words: usize) {
+        self.used(words);
+        self.shrink();
+    }
+
+    fn used(&mut self, words: usize) {
+        self.in_use += words;
+        self.most_in_use = self.most_in_use.max(self.in_use);
+    }
+
     fn take(&mut self, len: usize) -> Option<Vec<u64>> {
         let index = self.buffers.iter().rposition(|words| (len..2 * len).contains(&words.len()))?;
-        let words = self.buffers.remove(index);
+        let words = self.buffers.remove(index)?;
         self.words -= words.len();
+        self.used(words.len());
         Some(words)
     }
 
     fn put(&mut self, words: Vec<u64>) {
-        while self.words + words.len() > MOST_KEPT && !self.buffers.is_empty() {
-            self.words -= self.buffers.remove(0).len();
-        }
-        if words.len() <= MOST_KEPT {
-            self.words += words.len();
-            self.buffers.push(words);
+        self.in_use = self.in_use.saturating_sub(words.len());
+        self.words += words.len();
+        self.buffers.push_back(words);
+        self.shrink();
+    }
+
+    fn shrink(&mut self) {
+        while self.words > ALWAYS_KEPT.max(self.most_in_use - self.in_use) {
+            let Some(oldest) = self.buffers.pop_front() else { return };
+            self.words -= oldest.len();
         }
     }
 }
@@ -168,4 +208,40 @@ pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [u64]) -> R) ->
 /// Overwrites this thread's scratch memory with zeros: call it after work on secrets, whose transforms leave traces there.
 pub fn wipe_scratch() {
     SCRATCH.with(|pool| pool.borrow_mut().iter_mut().for_each(Zeroize::zeroize));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn free() -> FreeBuffers {
+        FreeBuffers { buffers: VecDeque::new(), words: 0, in_use: 0, most_in_use: 0 }
+    }
+
+    #[test]
+    fn as_much_is_kept_as_was_in_use_at_once() {
+        let mut free = free();
+        let many = 4 * ALWAYS_KEPT / LEAST_KEPT;
+        (0..many).for_each(|_| free.made(LEAST_KEPT));
+        (0..many).for_each(|_| free.put(vec![0; LEAST_KEPT]));
+        assert_eq!((free.words, free.in_use, free.most_in_use), (4 * ALWAYS_KEPT, 0, 4 * ALWAYS_KEPT));
+        // A new buffer of another size takes the place of kept ones.
+        free.made(3 * ALWAYS_KEPT);
+        assert_eq!((free.words, free.in_use), (ALWAYS_KEPT, 3 * ALWAYS_KEPT));
+        free.put(vec![0; 3 * ALWAYS_KEPT]);
+        assert_eq!(free.words, 4 * ALWAYS_KEPT);
+        assert!(free.take(3 * ALWAYS_KEPT).is_some() && free.take(3 * ALWAYS_KEPT).is_none());
+        assert_eq!((free.words, free.in_use), (ALWAYS_KEPT, 3 * ALWAYS_KEPT));
+    }
+
+    #[test]
+    fn little_is_kept_in_any_case() {
+        let mut free = free();
+        free.made(LEAST_KEPT);
+        free.put(vec![0; LEAST_KEPT]);
+        assert!(free.take(2 * LEAST_KEPT).is_none() && free.take(LEAST_KEPT / 2).is_none());
+        // What is taken counts as in use, however little was made.
+        assert_eq!(free.take(LEAST_KEPT).map(|words| words.len()), Some(LEAST_KEPT));
+        assert_eq!((free.words, free.in_use, free.most_in_use), (0, LEAST_KEPT, LEAST_KEPT));
+    }
 }

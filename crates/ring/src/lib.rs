@@ -36,7 +36,7 @@ mod stream;
 mod twiddles;
 mod uniform;
 
-pub use aligned::{AlignedVec, wipe_scratch};
+pub use aligned::{AlignedVec, release_free_buffers, wipe_scratch};
 pub use base_convert::BaseConverter;
 pub use error::RingError;
 pub use galois::Galois;

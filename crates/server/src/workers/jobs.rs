@@ -253,7 +253,9 @@ fn protect_now(app: &App, wanted: &Protect, files: &[std::path::PathBuf], shown:
         ..ProtectRequest::new(&onnx, &wanted.name)
     };
     shown.begin("planning", 1);
-    let report = app.owner.protect(&request, &app.vault, shown).map_err(|error| match ApiError::from(error) {
+    let report = app.owner.protect(&request, &app.vault, shown);
+    subrosa_fhe::release_free_buffers();
+    let report = report.map_err(|error| match ApiError::from(error) {
         // What cannot be protected is the request's fault; its text says why.
         ApiError { inside: Some(inside), .. } => ApiError { inside: None, ..ApiError::bad(inside) },
         error => error,
