@@ -9,7 +9,7 @@ mod common;
 mod process;
 
 use cluster::Cluster;
-use common::{Edge, Http, PASSPHRASE, digits, plain_labels, protect};
+use common::{Edge, Http, PASSPHRASE, assert_all_released_once, digits, plain_labels, protect};
 use process::Process;
 use serde_json::json;
 use subrosa_fleet::SignedResult;
@@ -19,19 +19,6 @@ use subrosa_registry::Vault;
 /// The same device at another address.
 fn at(edge: &Edge, owner: &Http) -> Http {
     Http { token: edge.http.token.clone(), ..owner.clone() }
-}
-
-fn assert_all_released_once(decided: &[serde_json::Value], expected: &[u64]) {
-    assert_eq!(decided.len(), expected.len());
-    let mut labels: Vec<(String, u64)> = decided
-        .iter()
-        .map(|r| (r["label"].as_str().unwrap().to_owned(), r["class"].as_u64().unwrap_or_else(|| panic!("{r}"))))
-        .collect();
-    labels.sort();
-    let mut wanted: Vec<(String, u64)> =
-        expected.iter().enumerate().map(|(i, class)| (format!("digit {i}"), *class)).collect();
-    wanted.sort();
-    assert_eq!(labels, wanted);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -312,3 +312,17 @@ pub fn plain_labels(data: &Dataset) -> Vec<u64> {
         .map(|scores| (0..classes).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap() as u64)
         .collect()
 }
+
+/// Each of so many digits was released once, with the expected class.
+pub fn assert_all_released_once(decided: &[Value], expected: &[u64]) {
+    assert_eq!(decided.len(), expected.len());
+    let mut labels: Vec<(String, u64)> = decided
+        .iter()
+        .map(|r| (r["label"].as_str().unwrap().to_owned(), r["class"].as_u64().unwrap_or_else(|| panic!("{r}"))))
+        .collect();
+    labels.sort();
+    let mut wanted: Vec<(String, u64)> =
+        expected.iter().enumerate().map(|(i, class)| (format!("digit {i}"), *class)).collect();
+    wanted.sort();
+    assert_eq!(labels, wanted);
+}

@@ -19,6 +19,11 @@ pub struct Process {
 impl Process {
     /// Starts it on a home; what it says goes to `HOME/log`.
     pub fn start(home: &Path, more: &[&str]) -> Self {
+        Self::start_with(home, more, &[])
+    }
+
+    /// The same with these variables.
+    pub fn start_with(home: &Path, more: &[&str], variables: &[(&str, String)]) -> Self {
         let passphrase = home.join("passphrase");
         std::fs::write(&passphrase, format!("{PASSPHRASE}\n")).unwrap();
         let log = home.join("log");
@@ -30,6 +35,7 @@ impl Process {
             .arg("--passphrase-file")
             .arg(passphrase)
             .args(more)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped())
             .stderr(file)
             .spawn()
