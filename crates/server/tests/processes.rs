@@ -7,10 +7,13 @@ mod cluster;
 mod common;
 #[path = "common/process.rs"]
 mod process;
+#[path = "common/s3.rs"]
+mod s3;
 
 use cluster::Cluster;
 use common::{Edge, Http, PASSPHRASE, assert_all_released_once, digits, plain_labels, protect};
-use process::Process;
+use process::{Process, refused};
+use s3::S3;
 use serde_json::json;
 use subrosa_fleet::SignedResult;
 use subrosa_fleet::messages::Outcome;
@@ -130,14 +133,30 @@ async fn a_job_whose_process_is_killed_is_done_by_the_next_one_and_only_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_processes_share_one_postgresql_and_one_store() {
-    const SAMPLES: usize = 80;
+async fn two_processes_share_one_postgresql_and_one_directory() {
     let Some(cluster) = Cluster::start() else { return };
-    let (url, store) = (cluster.url(), tempfile::tempdir().unwrap());
-    let shared = ["--database", &url, "--store", store.path().to_str().unwrap()];
+    let store = tempfile::tempdir().unwrap();
+    share(&cluster, store.path().to_str().unwrap(), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processes_share_one_postgresql_and_one_bucket() {
+    let Some(cluster) = Cluster::start() else { return };
+    let s3 = S3::start().await;
+    share(&cluster, &format!("s3://{}", s3::BUCKET), &s3.variables(s3::SECRET)).await;
+    // Networks and keys too, as two machines have nothing else in common.
+    for there in ["vault/identity.age", "models/", "bundles/", "results/"] {
+        assert!(!s3.keys(there).is_empty(), "{there}: {:?}", s3.keys(""));
+    }
+}
+
+async fn share(cluster: &Cluster, store: &str, variables: &[(&str, String)]) {
+    const SAMPLES: usize = 80;
+    let url = cluster.url();
+    let shared = ["--database", &url, "--store", store];
     let homes = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let mut first = Process::start(homes[0].path(), &shared);
-    let mut second = Process::start(homes[1].path(), &shared);
+    let mut first = Process::start_with(homes[0].path(), &shared, variables);
+    let mut second = Process::start_with(homes[1].path(), &shared, variables);
     let token = first.token();
     assert!(second.ready["owner_token_file"].is_null(), "only one process makes the first token");
     let owners = [first.http(&token), second.http(&token)];
@@ -200,12 +219,6 @@ async fn two_processes_share_one_postgresql_and_one_store() {
 #[test]
 fn what_is_not_safe_or_not_right_is_refused_with_code_2() {
     let home = tempfile::tempdir().unwrap();
-    let run = |more: &[&str]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_subrosa-serve"));
-        command.arg("--home").arg(home.path()).args(more).env("SUBROSA_PASSPHRASE", PASSPHRASE);
-        let output = command.output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-    };
     for (arguments, says) in [
         (&["--listen", "0.0.0.0:0", "--plain-http"][..], "for loopback addresses only"),
         (&["--listen", "0.0.0.0:0", "--open-metrics"], "for loopback addresses only"),
@@ -217,7 +230,7 @@ fn what_is_not_safe_or_not_right_is_refused_with_code_2() {
         (&["--policy", "/nowhere"], "/nowhere"),
         (&["--listen", "nowhere"], "--listen"),
     ] {
-        let (code, text) = run(arguments);
+        let (code, text) = refused(home.path(), arguments, &[]);
         assert_eq!(code, Some(2), "{arguments:?}: {text}");
         assert!(text.contains(says), "{arguments:?}: {text}");
         assert!(!text.contains("secret@"), "{text}");

@@ -8,12 +8,11 @@ mod process;
 #[path = "common/s3.rs"]
 mod s3;
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{PASSPHRASE, assert_all_released_once, digits, plain_labels};
 use futures_util::StreamExt as _;
-use process::Process;
+use process::{Process, refused};
 use reqwest::StatusCode;
 use s3::{BUCKET, KEY, S3, SECRET};
 use serde_json::{Value, json};
@@ -145,21 +144,6 @@ async fn a_network_is_protected_fetched_answered_and_retired_with_its_files_in_s
     assert_eq!(s3.keys("").iter().filter(|key| !key.starts_with("of/this/backend/")).count(), 0);
 }
 
-/// Exit code and message of a process that does not start.
-fn refused(home: &Path, store: &str, variables: &[(&'static str, String)]) -> (Option<i32>, String) {
-    // One that does start must not keep the test waiting for ever.
-    let mut command = std::process::Command::new("timeout");
-    command.args(["120", env!("CARGO_BIN_EXE_subrosa-serve"), "--home"]);
-    // Whatever the tests' own environment says.
-    for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ALLOW_HTTP"] {
-        command.env_remove(name);
-    }
-    command.arg(home).args(["--listen", "127.0.0.1:0", "--quiet", "--store", store]);
-    command.env("SUBROSA_PASSPHRASE", PASSPHRASE).envs(variables.iter().map(|(name, value)| (name, value)));
-    let output = command.output().unwrap();
-    (output.status.code(), String::from_utf8(output.stderr).unwrap())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_cannot_be_used_is_named_at_the_start() {
     let mut s3 = S3::start().await;
@@ -185,14 +169,14 @@ async fn a_store_that_cannot_be_used_is_named_at_the_start() {
         (url(), in_the_clear, "AWS_ALLOW_HTTP"),
         ("s3://no bucket/x".into(), right.clone(), "names no store"),
     ] {
-        let (code, text) = refused(home.path(), &store, &variables);
+        let (code, text) = refused(home.path(), &["--listen", "127.0.0.1:0", "--store", &store], &variables);
         assert_eq!(code, Some(2), "{text}");
         assert!(text.contains(says) && text.contains(&store) && text.lines().count() <= 2, "{text}");
         assert!(!text.contains("secret"), "{text}");
     }
     // Not there at this moment: that may pass.
     s3.stop().await;
-    let (code, text) = refused(home.path(), &url(), &right);
+    let (code, text) = refused(home.path(), &["--listen", "127.0.0.1:0", "--store", &url()], &right);
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("the store of large files") && text.lines().count() <= 2, "{text}");
 }

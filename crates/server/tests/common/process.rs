@@ -73,6 +73,24 @@ impl Process {
     }
 }
 
+/// Exit code and message of a process that does not start.
+pub fn refused(home: &Path, more: &[&str], variables: &[(&str, String)]) -> (Option<i32>, String) {
+    // One that does start must not keep the test waiting for ever.
+    let mut command = Command::new("timeout");
+    command.args(["120", env!("CARGO_BIN_EXE_subrosa-serve"), "--quiet", "--home"]).arg(home).args(more);
+    // Whatever the tests' own environment says.
+    let own = std::env::vars_os().map(|(name, _)| name).filter(|name| {
+        let name = name.to_string_lossy();
+        name.starts_with("AWS_") || name.starts_with("PG")
+    });
+    own.for_each(|name| {
+        command.env_remove(name);
+    });
+    command.env("SUBROSA_PASSPHRASE", PASSPHRASE).envs(variables.iter().map(|(name, value)| (name, value)));
+    let output = command.output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // Gone already, as a rule.
