@@ -414,7 +414,7 @@ pub(crate) fn explain(place: String, source: SqlError) -> RegistryError {
         SqlErrorKind::Foreign => RegistryError::ForeignDatabase { place },
         SqlErrorKind::Missing => RegistryError::DatabaseMissing { place },
         SqlErrorKind::Newer(version) => RegistryError::NewerDatabase { place, version, supported: NEWEST },
-        SqlErrorKind::Again | SqlErrorKind::Failed => RegistryError::Database { place, source },
+        SqlErrorKind::Again | SqlErrorKind::Refused | SqlErrorKind::Failed => RegistryError::Database { place, source },
     }
 }
 

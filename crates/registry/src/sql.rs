@@ -155,6 +155,8 @@ pub enum SqlErrorKind {
     Foreign,
     /// An empty database beside files of models.
     Missing,
+    /// The database is not to be had with this address, certificate or password.
+    Refused,
     /// Anything else: disk full, no permission, no connection, ...
     Failed,
 }

@@ -13,7 +13,8 @@ use subrosa_owner::OwnerError;
 use subrosa_owner::release::{POLICY_FILE, ReleasePolicy};
 use subrosa_program::container::{Access, AtomicFile};
 use subrosa_registry::fleet::{Fleet, OwnerToken, digest, new_token};
-use subrosa_registry::{Passphrase, default_home};
+use subrosa_registry::sql::SqlErrorKind;
+use subrosa_registry::{Passphrase, RegistryError, default_home};
 use subrosa_terminal::{Failure, Flags, GLOBAL, Terminal};
 use tokio::runtime::Runtime;
 
@@ -187,8 +188,11 @@ impl Place {
 /// How a command ends with this error.
 fn failure(error: ServeError) -> Failure {
     match &error {
-        ServeError::Registry(subrosa_registry::RegistryError::Database { .. })
-        | ServeError::Owner(OwnerError::Registry(subrosa_registry::RegistryError::Database { .. }))
+        ServeError::Registry(RegistryError::Database { source, .. }) if source.kind == SqlErrorKind::Refused => {
+            Failure::usage(error)
+        }
+        ServeError::Registry(RegistryError::Database { .. })
+        | ServeError::Owner(OwnerError::Registry(RegistryError::Database { .. }))
         | ServeError::Listen { .. }
         | ServeError::Store(crate::StoreError::Store(_))
         | ServeError::Inside(_) => Failure::failed(error),

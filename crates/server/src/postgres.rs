@@ -1,12 +1,16 @@
 //! The registry on PostgreSQL, so that several processes can share it.
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use bytes::BytesMut;
+use percent_encoding::percent_decode_str;
 use postgres::config::SslMode;
 use postgres::error::SqlState;
 use postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use postgres::{Client, NoTls};
+use rustls::CertificateError;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use subrosa_registry::sql::{Connect, Connection, Row, SqlError, SqlErrorKind, Value, migrations};
@@ -25,30 +29,57 @@ pub(crate) struct Postgres {
 }
 
 impl Postgres {
-    /// The database of a URL, `postgres://USER:PASSWORD@HOST/DATABASE?sslmode=require` or the like. Certificates are checked against those of the
-    /// system and, if it is set, of the file that `PGSSLROOTCERT` names.
+    /// The database of a URL, `postgres://USER:PASSWORD@HOST/DATABASE?sslmode=verify-full&sslrootcert=FILE` or the like. Where TLS is spoken the
+    /// server's certificate and name are always checked: against the certificates of that file, else of the one that `PGSSLROOTCERT` names,
+    /// else of the system.
     pub fn new(url: &str) -> Result<Self, String> {
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err(
                 "--database: give a URL that begins with postgres://; without one it is SQLite in the home".into()
             );
         }
+        let (known, roots) = without_own(url);
         // The library's text does not repeat the URL.
-        let mut config: postgres::Config =
-            url.parse().map_err(|e| format!("--database: the URL is not one of PostgreSQL: {e}"))?;
+        let mut config: postgres::Config = known.parse().map_err(|e: postgres::Error| {
+            let cause = std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string);
+            let modes = if cause.contains("sslmode") { ": disable, prefer, require or verify-full" } else { "" };
+            format!("--database: the URL is not one of PostgreSQL: {cause}{modes}")
+        })?;
         config.application_name("subrosa-serve").connect_timeout(std::time::Duration::from_secs(10));
-        let tls = if config.get_ssl_mode() == SslMode::Disable { None } else { Some(tls()?) };
+        let tls = if config.get_ssl_mode() == SslMode::Disable { None } else { Some(tls(roots)?) };
         let place = crate::store::plain(url).split('?').next().unwrap_or_default().to_owned();
         Ok(Self { config, place, tls, ready: OnceLock::new() })
     }
 }
 
-fn tls() -> Result<MakeRustlsConnect, String> {
+/// A URL as the driver knows it, and the file of `sslrootcert`. TLS that is required is always verified in full.
+fn without_own(url: &str) -> (String, Option<OsString>) {
+    let Some((place, query)) = url.split_once('?') else { return (url.to_owned(), None) };
+    let mut roots = None;
+    let mut known = Vec::new();
+    for parameter in query.split('&') {
+        match parameter.split_once('=') {
+            Some(("sslrootcert", file)) => {
+                roots = Some(percent_decode_str(file).decode_utf8_lossy().into_owned().into());
+            }
+            Some(("sslmode", "verify-full")) => known.push("sslmode=require"),
+            _ => known.push(parameter),
+        }
+    }
+    (format!("{place}?{}", known.join("&")), roots)
+}
+
+fn tls(file: Option<OsString>) -> Result<MakeRustlsConnect, String> {
     let mut roots = rustls::RootCertStore::empty();
-    if let Some(file) = std::env::var_os("PGSSLROOTCERT") {
-        let bad = |e: &dyn std::fmt::Display| format!("PGSSLROOTCERT: {}: {e}", std::path::Path::new(&file).display());
+    let named = file.map(|file| ("--database: sslrootcert", file));
+    if let Some((name, file)) = named.or_else(|| Some(("PGSSLROOTCERT", std::env::var_os("PGSSLROOTCERT")?))) {
+        let place = Path::new(&file).display();
+        let bad = |e: &dyn std::fmt::Display| format!("{name}: {place}: {e}");
         for certificate in CertificateDer::pem_file_iter(&file).map_err(|e| bad(&e))? {
             roots.add(certificate.map_err(|e| bad(&e))?).map_err(|e| bad(&e))?;
+        }
+        if roots.is_empty() {
+            return Err(bad(&"it holds no certificate in PEM form"));
         }
     } else {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -68,7 +99,7 @@ impl Connect for Postgres {
             Some(tls) => self.config.connect(tls.clone()),
             None => self.config.connect(NoTls),
         };
-        let mut connection = Connected { client: Some(client.map_err(explain)?) };
+        let mut connection = Connected { client: Some(client.map_err(not_connected)?) };
         if self.ready.get().is_none() {
             connection.migrate()?;
             // Another thread may have been first.
@@ -214,6 +245,35 @@ impl<'a> FromSql<'a> for Got {
 
     fn accepts(kind: &Type) -> bool {
         [Type::INT8, Type::INT4, Type::FLOAT8, Type::BYTEA, Type::TEXT, Type::VARCHAR].contains(kind)
+    }
+}
+
+/// Why there is no connection.
+fn not_connected(source: postgres::Error) -> SqlError {
+    let refused = [
+        SqlState::INVALID_PASSWORD,
+        SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        SqlState::INVALID_CATALOG_NAME,
+        SqlState::INSUFFICIENT_PRIVILEGE,
+    ];
+    if source.code().is_some_and(|code| refused.contains(code)) {
+        return SqlError::new(SqlErrorKind::Refused, source);
+    }
+    let io = std::error::Error::source(&source).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    match io.and_then(|io| io.get_ref()?.downcast_ref()) {
+        // A bad signature is that of another authority of the same name.
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
+            SqlError::text(
+                SqlErrorKind::Refused,
+                "the server's certificate is not of an authority that is trusted: name the right one by sslrootcert=FILE in the URL or by PGSSLROOTCERT",
+            )
+        }
+        Some(rustls::Error::InvalidCertificate(error)) => {
+            SqlError::text(SqlErrorKind::Refused, format!("the server's certificate is refused: {error}"))
+        }
+        // The server has no TLS.
+        None if io.is_none() && source.to_string().contains("TLS") => SqlError::new(SqlErrorKind::Refused, source),
+        _ => explain(source),
     }
 }
 

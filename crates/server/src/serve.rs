@@ -83,6 +83,7 @@ pub(crate) fn open(config: &Config, passphrase: &Passphrase) -> Result<Opened, S
         Some(url) => Store::open(url)?,
         None => Store::directory(&config.home.join("store"))?,
     };
+    runtime.block_on(store.check())?;
     let connect = match &config.database {
         Some(url) => Some(Arc::new(Postgres::new(url).map_err(ServeError::Database)?) as Arc<dyn Connect>),
         None => None,

@@ -3,29 +3,41 @@
 //! Keys: `bundles/SHA256`, `results/DAY/ID` (batches of signed results), `uploads/ID`, and where several machines share the store
 //! `models/ID/FILE` and `vault/FILE`. Nothing in it can be read without the owner's vault, uploads excepted, which are removed when their job ends.
 
+use axum::http::Uri;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredentialProvider};
 use object_store::buffered::BufWriter;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::prefix::PrefixStore;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use subrosa_registry::SharedFiles;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
 
 /// Bytes that are moved at once.
 const CHUNK: usize = 1 << 20;
+/// The object that every process writes when it starts.
+const READY: &str = "ready";
+/// How long a request to S3 is repeated: an edge waits 30 seconds for its answer.
+const RETRY: RetryConfig = RetryConfig {
+    backoff: BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(5), base: 2.0 },
+    max_retries: 10,
+    retry_timeout: Duration::from_secs(20),
+};
 
 /// A store of large files. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<dyn ObjectStore>,
     place: String,
+    credentials: Option<AwsCredentialProvider>,
 }
 
 /// Why the store did not do what was asked.
@@ -38,6 +50,14 @@ pub enum StoreError {
         url: String,
         /// What is wrong.
         reason: String,
+    },
+    /// A store that exists but not like this.
+    #[error("--store {place}: {reason}")]
+    Refused {
+        /// Its place.
+        place: String,
+        /// What is wrong.
+        reason: &'static str,
     },
     /// The store's answer.
     #[error("the store of large files: {0}")]
@@ -62,7 +82,7 @@ impl Store {
     pub fn directory(path: &Path) -> Result<Self, StoreError> {
         std::fs::create_dir_all(path)?;
         let inner = LocalFileSystem::new_with_prefix(path)?.with_fsync(true).with_automatic_cleanup(true);
-        Ok(Self { inner: Arc::new(inner), place: path.display().to_string() })
+        Ok(Self { inner: Arc::new(inner), place: path.display().to_string(), credentials: None })
     }
 
     /// `s3://BUCKET/PREFIX` (credentials, region and endpoint from the usual `AWS_*` variables), `file:///DIRECTORY`, or a directory.
@@ -86,20 +106,63 @@ impl Store {
                 &"no bucket, or credentials in the URL: they belong into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
             ));
         }
-        let s3 = object_store::aws::AmazonS3Builder::from_env().with_bucket_name(bucket);
+        if !bucket.bytes().all(|c| c.is_ascii_alphanumeric() || b"._-".contains(&c)) {
+            return Err(wrong(&"a bucket's name has letters, digits, '.', '_' and '-'"));
+        }
+        let s3 = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(RETRY);
+        endpoint(&s3).map_err(|e| wrong(&e))?;
         let s3 = s3.build().map_err(|e| wrong(&e))?;
         let prefix = Key::parse(prefix.trim_end_matches('/')).map_err(|e| wrong(&e))?;
-        Ok(Self { inner: Arc::new(PrefixStore::new(s3, prefix)), place: url.to_owned() })
+        let credentials = Some(Arc::clone(s3.credentials()));
+        Ok(Self { inner: Arc::new(PrefixStore::new(s3, prefix)), place: url.to_owned(), credentials })
     }
 
     /// Any store, for tests.
     pub fn of(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { inner, place: "a store".into() }
+        Self { inner, place: "a store".into(), credentials: None }
     }
 
     /// For messages.
     pub fn place(&self) -> &str {
         &self.place
+    }
+
+    /// Writes and reads an object, so that a wrong address or credential is known before anything depends on it.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`], [`StoreError::Store`].
+    pub async fn check(&self) -> Result<(), StoreError> {
+        let refused = |reason| Err(StoreError::Refused { place: self.place.clone(), reason });
+        if let Some(credentials) = &self.credentials
+            && credentials.get_credential().await.is_err()
+        {
+            return refused(
+                "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (this machine has no role of its own)",
+            );
+        }
+        let done = match self.put(READY, READY).await {
+            Ok(()) => self.answers().await,
+            failed => failed,
+        };
+        match done {
+            Err(StoreError::Store(object_store::Error::NotFound { .. })) => {
+                refused("there is no such bucket: create it, or correct the name or AWS_ENDPOINT")
+            }
+            Err(StoreError::Store(
+                object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. },
+            )) => refused(
+                "access is denied: check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION, and that this key may read, write, list and delete in the bucket",
+            ),
+            done => done,
+        }
+    }
+
+    /// Whether the store answers: reads what [`Store::check`] wrote.
+    ///
+    /// # Errors
+    /// [`StoreError::Store`].
+    pub async fn answers(&self) -> Result<(), StoreError> {
+        self.get(READY).await.map(drop)
     }
 
     /// Stores bytes under a key.
@@ -214,6 +277,27 @@ impl Store {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Whether the endpoint of a client of S3, if it has one, is an address that it may use.
+fn endpoint(s3: &AmazonS3Builder) -> Result<(), String> {
+    for (key, name) in
+        [(AmazonS3ConfigKey::S3Endpoint, "AWS_ENDPOINT_URL_S3"), (AmazonS3ConfigKey::Endpoint, "AWS_ENDPOINT")]
+    {
+        let Some(text) = s3.get_config_value(&key) else { continue };
+        let url = text.parse::<Uri>().ok().filter(|url| url.host().is_some());
+        match url.as_ref().and_then(Uri::scheme_str) {
+            Some("https") => {}
+            Some("http") => {
+                let allowed = s3.get_config_value(&AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp));
+                if allowed.as_deref() != Some("true") {
+                    return Err(format!("{name} is not encrypted: set AWS_ALLOW_HTTP=true if it may be"));
+                }
+            }
+            _ => return Err(format!("{name} is no address: https://HOST or https://HOST:PORT")),
+        }
+    }
+    Ok(())
 }
 
 /// A URL without user and password.

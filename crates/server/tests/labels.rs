@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
+#[path = "common/cluster.rs"]
+mod cluster;
 mod common;
 
-use common::{Backend, Edge, Http, digits, plain_labels, protect};
+use cluster::Cluster;
+use common::{Backend, Edge, Http, digits, plain_labels};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use subrosa_edge_agent::Processor;
@@ -54,9 +57,23 @@ async fn metric(owner: &Http) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_search_on_the_border_of_two_classes_raises_an_alarm_and_honest_devices_raise_none() {
-    let mut backend = Backend::start().await;
-    protect(backend.home.path(), "digits");
+    search(Backend::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_on_postgresql() {
+    let Some(cluster) = Cluster::start() else { return };
+    let store = tempfile::tempdir().unwrap();
+    let shared = |config: &mut subrosa_server::Config| {
+        config.database = Some(cluster.url());
+        config.store = Some(store.path().to_str().unwrap().to_owned());
+    };
+    search(Backend::start_with(shared).await).await;
+}
+
+async fn search(mut backend: Backend) {
     let owner = backend.http.clone();
+    owner.protect("digits").await;
     let (mut honest, mut attacker) = (owner.device("g", "honest").await, owner.device("g", "searching").await);
     owner.post("/deployments", json!({ "group": "g", "model": "digits" })).await;
     let (deployment, processor) = honest.processor().await;

@@ -2,12 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
+#[path = "common/cluster.rs"]
+mod cluster;
 mod common;
 #[path = "common/process.rs"]
 mod process;
+#[path = "common/s3.rs"]
+mod s3;
 
-use common::{Edge, Http, PASSPHRASE, digits, plain_labels, protect};
-use process::Process;
+use cluster::Cluster;
+use common::{Edge, Http, PASSPHRASE, assert_all_released_once, digits, plain_labels, protect};
+use process::{Process, refused};
+use s3::S3;
 use serde_json::json;
 use subrosa_fleet::SignedResult;
 use subrosa_fleet::messages::Outcome;
@@ -16,19 +22,6 @@ use subrosa_registry::Vault;
 /// The same device at another address.
 fn at(edge: &Edge, owner: &Http) -> Http {
     Http { token: edge.http.token.clone(), ..owner.clone() }
-}
-
-fn assert_all_released_once(decided: &[serde_json::Value], expected: &[u64]) {
-    assert_eq!(decided.len(), expected.len());
-    let mut labels: Vec<(String, u64)> = decided
-        .iter()
-        .map(|r| (r["label"].as_str().unwrap().to_owned(), r["class"].as_u64().unwrap_or_else(|| panic!("{r}"))))
-        .collect();
-    labels.sort();
-    let mut wanted: Vec<(String, u64)> =
-        expected.iter().enumerate().map(|(i, class)| (format!("digit {i}"), *class)).collect();
-    wanted.sort();
-    assert_eq!(labels, wanted);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -111,9 +104,8 @@ async fn a_job_whose_process_is_killed_is_done_by_the_next_one_and_only_once() {
     let owner = process.http(&token);
     // A whole network takes a while.
     let onnx = std::fs::read(common::root().join("models/mnist-cryptonets.onnx")).unwrap();
-    let upload = owner.client.post(format!("{}/api/v1/uploads?name=n.onnx", owner.url)).bearer_auth(&token).body(onnx);
-    let upload: serde_json::Value = upload.send().await.unwrap().json().await.unwrap();
-    let wanted = json!({ "name": "whole", "network": upload["id"], "scope": "all", "input": "encrypted", "preprocess": "scale=1/255" });
+    let network = owner.upload("n.onnx", onnx).await;
+    let wanted = json!({ "name": "whole", "network": network, "scope": "all", "input": "encrypted", "preprocess": "scale=1/255" });
     let job = owner.post("/models", wanted).await;
     let path = format!("/jobs/{}", job["id"].as_str().unwrap());
     let start = std::time::Instant::now();
@@ -140,113 +132,43 @@ async fn a_job_whose_process_is_killed_is_done_by_the_next_one_and_only_once() {
     assert_eq!(left, 0, "what the killed process left is removed");
 }
 
-/// A PostgreSQL of its own in a temporary directory, if the programs are there.
-mod cluster {
-    use std::path::{Path, PathBuf};
-    use std::process::{Child, Command, Stdio};
-    use std::time::{Duration, Instant};
-
-    pub struct Cluster {
-        child: Child,
-        pub directory: tempfile::TempDir,
-    }
-
-    fn program(name: &str) -> Option<PathBuf> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
-        let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-        places.extend(versions.map(|version| version.path().join("bin")));
-        places.into_iter().map(|place| place.join(name)).find(|file| file.is_file())
-    }
-
-    /// PostgreSQL does not run as root.
-    fn command(program: &Path, directory: &Path) -> Command {
-        let root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout == b"0\n");
-        if root {
-            assert!(Command::new("chown").args(["-R", "nobody"]).arg(directory).status().unwrap().success());
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"]).arg(program);
-            return command;
-        }
-        Command::new(program)
-    }
-
-    impl Cluster {
-        pub fn start() -> Option<Self> {
-            let (initdb, postgres) = (program("initdb")?, program("postgres")?);
-            let directory = tempfile::tempdir().unwrap();
-            let data = directory.path().join("data");
-            std::fs::create_dir(&data).unwrap();
-            let made = command(&initdb, directory.path())
-                .args(["-A", "trust", "-U", "subrosa", "-E", "UTF8", "--no-sync", "-D"])
-                .arg(&data)
-                .output()
-                .unwrap();
-            assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-            let child = command(&postgres, directory.path())
-                .args(["-c", "listen_addresses=", "-c", "fsync=off", "-k"])
-                .arg(directory.path())
-                .arg("-D")
-                .arg(&data)
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let start = Instant::now();
-            while !directory.path().join(".s.PGSQL.5432").exists() {
-                assert!(start.elapsed() < Duration::from_secs(60), "PostgreSQL does not start");
-                std::thread::sleep(Duration::from_millis(100));
-            }
-            std::thread::sleep(Duration::from_secs(1));
-            Some(Self { child, directory })
-        }
-
-        pub fn url(&self) -> String {
-            format!("postgres://subrosa@/postgres?host={}", self.directory.path().display())
-        }
-    }
-
-    impl Drop for Cluster {
-        fn drop(&mut self) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processes_share_one_postgresql_and_one_directory() {
+    let Some(cluster) = Cluster::start() else { return };
+    let store = tempfile::tempdir().unwrap();
+    share(&cluster, store.path().to_str().unwrap(), &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_processes_share_one_postgresql_and_one_store() {
+async fn two_processes_share_one_postgresql_and_one_bucket() {
+    let Some(cluster) = Cluster::start() else { return };
+    let s3 = S3::start().await;
+    share(&cluster, &format!("s3://{}", s3::BUCKET), &s3.variables(s3::SECRET)).await;
+    // Networks and keys too, as two machines have nothing else in common.
+    for there in ["vault/identity.age", "models/", "bundles/", "results/"] {
+        assert!(!s3.keys(there).is_empty(), "{there}: {:?}", s3.keys(""));
+    }
+}
+
+async fn share(cluster: &Cluster, store: &str, variables: &[(&str, String)]) {
     const SAMPLES: usize = 80;
-    let Some(cluster) = cluster::Cluster::start() else {
-        println!("skipped: PostgreSQL (initdb, postgres) is not installed");
-        return;
-    };
-    let (url, store) = (cluster.url(), tempfile::tempdir().unwrap());
-    let shared = ["--database", &url, "--store", store.path().to_str().unwrap()];
+    let url = cluster.url();
+    let shared = ["--database", &url, "--store", store];
     let homes = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let mut first = Process::start(homes[0].path(), &shared);
-    let mut second = Process::start(homes[1].path(), &shared);
+    let mut first = Process::start_with(homes[0].path(), &shared, variables);
+    let mut second = Process::start_with(homes[1].path(), &shared, variables);
     let token = first.token();
     assert!(second.ready["owner_token_file"].is_null(), "only one process makes the first token");
     let owners = [first.http(&token), second.http(&token)];
 
     // Uploaded to one, protected by either.
-    let upload = owners[0].client.post(format!("{}/api/v1/uploads?name=digits.onnx", owners[0].url));
-    let upload = upload.bearer_auth(&token).body(common::onnx()).send().await.unwrap();
-    let upload: serde_json::Value = upload.json().await.unwrap();
-    let network = owners[1].get(&format!("/uploads/{}/network", upload["id"].as_str().unwrap())).await;
-    assert_eq!(network["outputs"], 10);
-    let wanted = json!({ "name": "digits", "network": upload["id"], "scope": "last", "input": "plain", "preprocess": "scale=1/255" });
+    let network = owners[0].upload("digits.onnx", common::onnx()).await;
+    let inspected = owners[1].get(&format!("/uploads/{network}/network")).await;
+    assert_eq!(inspected["outputs"], 10);
+    let wanted =
+        json!({ "name": "digits", "network": network, "scope": "last", "input": "plain", "preprocess": "scale=1/255" });
     let job = owners[1].post("/models", wanted).await;
-    let start = std::time::Instant::now();
-    loop {
-        let job = owners[0].get(&format!("/jobs/{}", job["id"].as_str().unwrap())).await;
-        if job["state"] == "done" {
-            break;
-        }
-        assert!(job["state"] != "failed" && start.elapsed().as_secs() < 120, "{job}");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+    owners[0].done(&job).await;
     let mut edge = owners[0].device("g", "camera").await;
     owners[0].post("/deployments", json!({ "group": "g", "model": "digits@1" })).await;
     // The bundle may have been made by the other process.
@@ -297,12 +219,6 @@ async fn two_processes_share_one_postgresql_and_one_store() {
 #[test]
 fn what_is_not_safe_or_not_right_is_refused_with_code_2() {
     let home = tempfile::tempdir().unwrap();
-    let run = |more: &[&str]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_subrosa-serve"));
-        command.arg("--home").arg(home.path()).args(more).env("SUBROSA_PASSPHRASE", PASSPHRASE);
-        let output = command.output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-    };
     for (arguments, says) in [
         (&["--listen", "0.0.0.0:0", "--plain-http"][..], "for loopback addresses only"),
         (&["--listen", "0.0.0.0:0", "--open-metrics"], "for loopback addresses only"),
@@ -314,7 +230,7 @@ fn what_is_not_safe_or_not_right_is_refused_with_code_2() {
         (&["--policy", "/nowhere"], "/nowhere"),
         (&["--listen", "nowhere"], "--listen"),
     ] {
-        let (code, text) = run(arguments);
+        let (code, text) = refused(home.path(), arguments, &[]);
         assert_eq!(code, Some(2), "{arguments:?}: {text}");
         assert!(text.contains(says), "{arguments:?}: {text}");
         assert!(!text.contains("secret@"), "{text}");

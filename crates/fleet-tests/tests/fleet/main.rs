@@ -1,14 +1,13 @@
 //! A backend and its edge agents as real processes over loopback TLS: 500 images, 500 results once each, labels as the same network answers locally;
-//! whatever is killed meanwhile.
+//! whatever is killed meanwhile, on the embedded registry and on a PostgreSQL that two processes share.
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests
 
 mod backend;
 #[path = "../../../edge-service/tests/common/mod.rs"]
 mod common;
 
-use backend::{Backend, PASSPHRASE, PROGRAMS, digits};
+use backend::{Backend, Kind, PASSPHRASE, PROGRAMS, digits};
 use common::{Agent, Nats};
-use std::path::Path;
 use subrosa_input::{Dataset, Samples};
 
 const IMAGES: usize = 500;
@@ -72,77 +71,104 @@ fn check(backend: &Backend, agents: &[&Agent]) {
     }
 }
 
-#[test]
-#[ignore = "long: run with --ignored"]
-fn five_hundred_images_arrive_once_each_with_the_local_labels() {
+/// A test with 500 images and a backend of some kind, where all it needs is there.
+fn run(kind: Kind, test: impl FnOnce(Backend, &Dataset)) {
     if PROGRAMS.is_none() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
     let images = digits(IMAGES);
-    let backend = Backend::start(directory.path(), &images);
+    if let Some(backend) = Backend::of(kind, directory.path(), &images) {
+        test(backend, &images);
+    }
+}
+
+fn undisturbed(backend: Backend, images: &Dataset) {
     let mut agent = agent(&backend, "agent", DIRECTORY);
-    stream(&agent, &images, 0, IMAGES);
+    stream(&agent, images, 0, IMAGES);
     agent.start();
     check(&backend, &[&agent]);
     assert_eq!(agent.terminate(), 0);
 }
 
-#[test]
-#[ignore = "long: run with --ignored"]
-fn the_same_with_the_backend_killed_twice_and_the_edge_once() {
-    if PROGRAMS.is_none() {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let images = digits(IMAGES);
-    let mut backend = Backend::start(directory.path(), &images);
+/// The backend is killed twice (of two processes, each once) and the edge once.
+fn killed(mut backend: Backend, images: &Dataset) {
     let mut agent = agent(&backend, "agent", DIRECTORY);
     agent.start();
-    stream(&agent, &images, 0, 150);
+    stream(&agent, images, 0, 150);
     backend.wait_for(40);
     backend.kill();
-    stream(&agent, &images, 150, 250);
+    stream(&agent, images, 150, 250);
+    backend.goes_on_to(200);
     backend.restart();
     backend.wait_for(160);
     agent.kill();
-    stream(&agent, &images, 250, 350);
+    stream(&agent, images, 250, 350);
     agent.start();
     backend.wait_for(270);
     backend.kill();
+    stream(&agent, images, 350, IMAGES);
+    backend.goes_on_to(400);
     backend.restart();
-    stream(&agent, &images, 350, IMAGES);
     check(&backend, &[&agent]);
     assert_eq!(agent.terminate(), 0);
 }
 
-#[test]
-#[ignore = "long: run with --ignored"]
-fn the_same_with_workers_of_a_jetstream_queue_one_of_them_killed() {
-    if PROGRAMS.is_none() {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let place: &Path = directory.path();
-    let Some(nats) = Nats::start(&place.join("nats")) else { return };
-    let images = digits(IMAGES);
-    let backend = Backend::start(place, &images);
+/// Two workers of a JetStream queue, one of which is killed.
+fn shared_out(backend: Backend, images: &Dataset) {
+    let Some(nats) = Nats::start(&backend.place.join("nats")) else { return };
     let table = format!("[nats]\nurl = \"{}\"\n", nats.url());
     let mut acquirer = agent(&backend, "acquirer", &format!("{table}[acquirer]\nstream = \"digits\"\n{DIRECTORY}"));
     let worker = format!("{table}[worker]\nstream = \"digits\"\nack_wait_seconds = 2\nhold = 8\n");
     let mut workers = ["one", "two"].map(|name| agent(&backend, name, &worker));
     acquirer.start();
     workers.iter_mut().for_each(Agent::start);
-    stream(&acquirer, &images, 0, 250);
+    stream(&acquirer, images, 0, 250);
     backend.wait_for(60);
     workers[0].kill();
-    stream(&acquirer, &images, 250, IMAGES);
+    stream(&acquirer, images, 250, IMAGES);
     check(&backend, &[&acquirer, &workers[1]]);
     // Two devices evaluated what one acquired.
     let results = backend.results();
     let all = |key: &str| results.iter().map(|r| r[key].as_str().unwrap()).collect::<std::collections::BTreeSet<_>>();
     assert_eq!((all("device").len(), all("origin").len()), (2, 1));
     assert_eq!((acquirer.terminate(), workers[1].terminate()), (0, 0));
+}
+
+#[test]
+#[ignore = "long: run with --ignored"]
+fn five_hundred_images_arrive_once_each_with_the_local_labels() {
+    run(Kind::Embedded, undisturbed);
+}
+
+#[test]
+#[ignore = "long: run with --ignored"]
+fn the_same_with_the_backend_killed_twice_and_the_edge_once() {
+    run(Kind::Embedded, killed);
+}
+
+#[test]
+#[ignore = "long: run with --ignored"]
+fn the_same_with_workers_of_a_jetstream_queue_one_of_them_killed() {
+    run(Kind::Embedded, shared_out);
+}
+
+#[test]
+#[ignore = "long: run with --ignored"]
+fn two_processes_on_postgresql_take_five_hundred_images_once_each() {
+    run(Kind::Shared, undisturbed);
+}
+
+#[test]
+#[ignore = "long: run with --ignored"]
+fn two_processes_on_postgresql_go_on_when_each_is_killed_and_the_edge_too() {
+    run(Kind::Shared, killed);
+}
+
+#[test]
+#[ignore = "long: run with --ignored"]
+fn two_processes_on_postgresql_take_results_of_jetstream_workers_one_of_them_killed() {
+    run(Kind::Shared, shared_out);
 }
 
 /// A camera's address: answers 503 at first, then alternates between two frames as PNG, forever.

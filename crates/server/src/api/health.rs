@@ -17,10 +17,7 @@ pub(super) async fn alive() -> &'static str {
 /// Database and store answer.
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Answer<&'static str> {
     app.blocking(|app| Ok(app.fleet.ping()?)).await?;
-    match app.store.get("ready").await {
-        Err(error) if !error.is_missing() => return Err(error.into()),
-        _ => {}
-    }
+    app.store.answers().await?;
     Ok("ready\n")
 }
 

@@ -143,6 +143,39 @@ impl Http {
         }
     }
 
+    /// Uploads a file; gives its id.
+    pub async fn upload(&self, name: &str, bytes: Vec<u8>) -> String {
+        let request = self.client.post(format!("{}/api/v1/uploads?name={name}", self.url)).bearer_auth(&self.token);
+        let answer = request.body(bytes).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::CREATED);
+        answer.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits until a job is done.
+    pub async fn done(&self, job: &Value) -> Value {
+        let start = Instant::now();
+        loop {
+            let job = self.get(&format!("/jobs/{}", job["id"].as_str().unwrap())).await;
+            if job["state"] == "done" {
+                return job;
+            }
+            assert!(job["state"] != "failed" && start.elapsed() < Duration::from_secs(120), "{job}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Uploads and protects the digits' last layer, calibrated as by [`protect`].
+    pub async fn protect(&self, name: &str) {
+        let network = self.upload("digits.onnx", onnx()).await;
+        let calibrate = self.upload("digits.npy", digits(64).to_npy().unwrap()).await;
+        let wanted = json!({
+            "name": name, "network": network, "calibrate": calibrate,
+            "scope": "last", "input": "plain", "preprocess": "scale=1/255",
+        });
+        let job = self.post("/models", wanted).await;
+        self.done(&job).await;
+    }
+
     pub async fn enrolment_token(&self, group: &str) -> String {
         let made = self.post("/tokens", json!({ "group": group })).await;
         made["token"].as_str().unwrap().to_owned()
@@ -278,4 +311,18 @@ pub fn plain_labels(data: &Dataset) -> Vec<u64> {
         .chunks(classes)
         .map(|scores| (0..classes).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap() as u64)
         .collect()
+}
+
+/// Each of so many digits was released once, with the expected class.
+pub fn assert_all_released_once(decided: &[Value], expected: &[u64]) {
+    assert_eq!(decided.len(), expected.len());
+    let mut labels: Vec<(String, u64)> = decided
+        .iter()
+        .map(|r| (r["label"].as_str().unwrap().to_owned(), r["class"].as_u64().unwrap_or_else(|| panic!("{r}"))))
+        .collect();
+    labels.sort();
+    let mut wanted: Vec<(String, u64)> =
+        expected.iter().enumerate().map(|(i, class)| (format!("digit {i}"), *class)).collect();
+    wanted.sort();
+    assert_eq!(labels, wanted);
 }

@@ -19,6 +19,11 @@ pub struct Process {
 impl Process {
     /// Starts it on a home; what it says goes to `HOME/log`.
     pub fn start(home: &Path, more: &[&str]) -> Self {
+        Self::start_with(home, more, &[])
+    }
+
+    /// The same with these variables.
+    pub fn start_with(home: &Path, more: &[&str], variables: &[(&str, String)]) -> Self {
         let passphrase = home.join("passphrase");
         std::fs::write(&passphrase, format!("{PASSPHRASE}\n")).unwrap();
         let log = home.join("log");
@@ -30,6 +35,7 @@ impl Process {
             .arg("--passphrase-file")
             .arg(passphrase)
             .args(more)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped())
             .stderr(file)
             .spawn()
@@ -65,6 +71,24 @@ impl Process {
         Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
         self.child.wait().unwrap().code()
     }
+}
+
+/// Exit code and message of a process that does not start.
+pub fn refused(home: &Path, more: &[&str], variables: &[(&str, String)]) -> (Option<i32>, String) {
+    // One that does start must not keep the test waiting for ever.
+    let mut command = Command::new("timeout");
+    command.args(["120", env!("CARGO_BIN_EXE_subrosa-serve"), "--quiet", "--home"]).arg(home).args(more);
+    // Whatever the tests' own environment says.
+    let own = std::env::vars_os().map(|(name, _)| name).filter(|name| {
+        let name = name.to_string_lossy();
+        name.starts_with("AWS_") || name.starts_with("PG")
+    });
+    own.for_each(|name| {
+        command.env_remove(name);
+    });
+    command.env("SUBROSA_PASSPHRASE", PASSPHRASE).envs(variables.iter().map(|(name, value)| (name, value)));
+    let output = command.output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
 impl Drop for Process {
