@@ -339,8 +339,8 @@ fn kernels_give_the_same_ciphertexts_bit_for_bit() {
         let packed = [KeyId::new(Galois::IDENTITY, 2), KeyId::new(Galois::rotation(1), 1)].map(key);
         for &kernel in &kernels {
             let parameters = Parameters::new(first.parameters.spec().clone(), kernel).unwrap();
-            let (e, keys) = (Evaluator::new(&parameters), packed.into_iter().map(|k| k.prepare(&parameters).unwrap()));
-            let keys: EvaluationKeys = keys.collect();
+            let e = Evaluator::new(&parameters);
+            let keys: EvaluationKeys = packed.iter().cloned().map(|k| k.prepare(&parameters).unwrap()).collect();
             let y = e.to_scale(&y, x.scale).unwrap();
             let product = e.mul_relinearize(&x, &y, &keys, true).unwrap();
             let turned = e.rotate(&product, Galois::rotation(1), &keys).unwrap();

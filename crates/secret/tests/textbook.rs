@@ -294,7 +294,7 @@ fn check(t: &Textbook, digit: usize, level: usize, key_level: usize, random: &Ra
         .filter(|id| id.check(&t.parameters).is_ok())
         .map(|id| t.secret.switch_key(id, shape).unwrap())
         .collect();
-    let keys: EvaluationKeys = textbook_keys.into_iter().map(|key| key.prepare(&t.parameters).unwrap()).collect();
+    let keys: EvaluationKeys = textbook_keys.iter().cloned().map(|key| key.prepare(&t.parameters).unwrap()).collect();
     let compare = |found: &Ciphertext, expected: [Poly; 2], q: &BigInt| {
         for (x, y) in t.components(found).iter().zip(&expected) {
             assert_within_one(x, y, q);

@@ -69,10 +69,8 @@ pub(crate) fn turned(p: &Modulus, products: &[Turned<'_>], start: usize, initial
         }
         for product in products {
             let source = product.source(start + first);
-            let mut weights = Reader::new(Packed {
-                bytes: &product.weights.bytes[b * product.stride..],
-                ..product.weights
-            });
+            let mut weights =
+                Reader::new(Packed { bytes: &product.weights.bytes[b * product.stride..], ..product.weights });
             for input in product.inputs {
                 let mut wrapped = [0; BLOCK];
                 let x = source.words(input, block, &mut wrapped);
