@@ -351,3 +351,39 @@ pub(crate) fn json<T: for<'de> Deserialize<'de>>(
 pub(crate) fn to_json<T: Serialize>(file: &str, section: &'static str, value: &T) -> Result<Vec<u8>, FileError> {
     serde_json::to_vec(value).map_err(|e| FileError::Section { file: file.into(), section, reason: e.to_string() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use subrosa_fhe::{Galois, KeyShape};
+
+    #[test]
+    fn keys_of_one_sum_and_shape_lie_together_in_its_order() {
+        let id = |rotation| KeyId::new(Galois::rotation(rotation), 1);
+        let (high, low) = (KeyShape { level: 3, specials: 2, digit: 3 }, KeyShape { level: 2, specials: 2, digit: 2 });
+        let key = |rotation, shape| KeyRequirement { id: id(rotation), shape };
+        let keys = [
+            key(1, high),
+            key(2, high),
+            key(3, low),
+            key(4, high),
+            key(8, high),
+            key(8, low),
+            key(16, high),
+            key(32, high),
+        ];
+        let sums = [vec![id(16), id(0), id(8), id(4)], vec![id(4), id(2), id(8)], vec![id(64)]];
+        let banks = banks(keys.iter().map(|key| (key, &[][..])).collect(), &sums);
+        let found: Vec<Vec<KeyRequirement>> =
+            banks.iter().map(|bank| bank.iter().map(|(key, _)| **key).collect()).collect();
+        let expected = [
+            vec![key(16, high), key(8, high), key(4, high)],
+            vec![key(8, low)],
+            vec![key(2, high)],
+            vec![key(1, high)],
+            vec![key(3, low)],
+            vec![key(32, high)],
+        ];
+        assert_eq!(found, expected);
+    }
+}

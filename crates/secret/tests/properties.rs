@@ -5,7 +5,8 @@ mod common;
 
 use common::{Random, Setup, max_distance, rotated, zip};
 use subrosa_fhe::{
-    Complex64, Encoder, EvaluationKeys, Evaluator, FheError, Galois, Kernel, KeyId, KeyShape, ParameterSpec, Parameters,
+    Complex64, Encoder, EvaluationKeys, Evaluator, FheError, Galois, Kernel, KeyBank, KeyId, KeyShape, ParameterSpec,
+    Parameters,
 };
 
 const SCALE: f64 = (1u64 << 36) as f64;
@@ -331,6 +332,34 @@ fn levels_with_swapped_primes_are_reached_where_they_can_be() {
         match level {
             3 => assert!(matches!(c, Err(FheError::Primes { from: 4, to: 3, .. }))),
             _ => s.assert_decrypts_to(&c.unwrap(), &x, tolerance),
+        }
+    }
+}
+
+#[test]
+fn keys_of_a_bank_give_what_each_gives_alone() {
+    let random = Random::new("keys of a bank", 12);
+    let s = Setup::insecure(6, &[45, 40, 40], &[45, 45]);
+    let (e, shape) = (&s.evaluator, KeyShape { level: 3, specials: 2, digit: 2 });
+    let elements = [Galois::rotation(3), Galois::conjugation(), Galois::rotation(1)];
+    let keys: Vec<_> = elements.iter().map(|&g| s.secret.switch_key(KeyId::new(g, 1), shape).unwrap()).collect();
+    let alone: EvaluationKeys = keys.iter().cloned().map(|key| key.prepare(&s.parameters).unwrap()).collect();
+    let mut bank = KeyBank::new(&s.parameters, shape, keys.len()).unwrap();
+    let unlike = s.secret.switch_key(keys[0].id(), KeyShape { level: 2, ..shape }).unwrap();
+    let unlike = bank.push(&unlike.expand(&s.parameters).unwrap());
+    assert!(matches!(unlike, Err(FheError::UnfitKey { .. })));
+    for key in &keys {
+        bank.push(&key.clone().expand(&s.parameters).unwrap()).unwrap();
+    }
+    assert!(matches!(bank.push(&keys[0].clone().expand(&s.parameters).unwrap()), Err(FheError::Length { .. })));
+    let together: EvaluationKeys = bank.finish().into_iter().collect();
+    let bytes = |keys: &EvaluationKeys| keys.iter().map(|key| key.packed_bytes()).sum::<usize>();
+    assert_eq!((together.len(), bytes(&together)), (alone.len(), bytes(&alone)));
+    for level in 1..=3 {
+        let c = s.encrypt(&random.slots(s.parameters.slots()), SCALE, level);
+        // All of them, some in another order, one.
+        for elements in [&elements[..], &[elements[2], elements[0]], &elements[1..2]] {
+            assert!(e.fold(&c, elements, &together).unwrap() == e.fold(&c, elements, &alone).unwrap());
         }
     }
 }
