@@ -14,6 +14,7 @@ use subrosa_program::OutputSpec;
 use subrosa_program::container::Signer;
 use subrosa_program::results::{inference_len, read_inference};
 use subrosa_registry::Vault;
+use subrosa_registry::fleet::Decision;
 
 /// What no honest evaluation leaves may be so large a part of the forecast's bound, as a root mean square. The bound is fifteen to some
 /// twenty deviations; honest results reach at most half of what is permitted (a test of `tests/release` prints it for many networks).
@@ -65,6 +66,17 @@ pub struct Released {
 }
 
 impl Released {
+    /// As the registry keeps it.
+    pub fn decision(&self) -> Decision {
+        let prediction = serde_json::to_value(self).unwrap_or_default();
+        Decision::Release { class: self.label as u64, prediction, near: self.near }
+    }
+
+    /// The label alone.
+    pub fn label_only(&self) -> Self {
+        Self { top: None, scores: None, flooded: None, ..self.clone() }
+    }
+
     /// As one of several.
     pub fn into_prediction(self, index: usize, origin: Option<Origin>) -> Prediction {
         let Self { label, name, top, scores, .. } = self;

@@ -7,6 +7,7 @@ use axum::extract::{Extension, Path, State};
 use axum::http::HeaderMap;
 use axum::response::Redirect;
 use maud::{Markup, html};
+use subrosa_owner::release::LabelCounts;
 use subrosa_registry::fleet::AlarmRow;
 use subrosa_registry::time::now;
 
@@ -18,7 +19,7 @@ use crate::console::text::{moment, whole};
 use crate::console::{Console, Problem, Shown};
 use crate::error::{Answer, ApiError};
 use crate::state::App;
-use crate::workers::watch::{DAY, counts};
+use crate::workers::watch::DAY;
 
 const PLACE: &str = "/console/alarms";
 
@@ -73,7 +74,7 @@ fn today(app: &App) -> Answer<Markup> {
             h3 { (names.model(model)) }
             div.charts {
                 @for (device, counted) in devices {
-                    @let own = counts(counted);
+                    @let own = LabelCounts::from(counted);
                     figure {
                         figcaption { (names.device(device)) ": " (whole(own.results())) " results, " (whole(own.near)) " near a second class" }
                         (shares("Shares of the classes, beside those of calibration", &own.labels,
