@@ -72,7 +72,7 @@ fn signed_results_are_decrypted_once_and_every_decision_is_in_the_log() {
     // A replay: nothing is decrypted, and it is told.
     let text = w.refused(&["decrypt", "--device", &w.device, "signed.srb"], 2);
     assert!(text.contains("none of its 20 results is revealed") && text.contains("replay"), "{text}");
-    assert!(w.audit(20).iter().all(|e| e["event"] == "refusal" && e["code"] == "replay"));
+    assert!(w.audit(20).iter().all(|e| e["event"] == "result refused" && e["code"] == "replay"));
     // The owner may repeat itself, but nobody repeats a result within a file.
     w.change("twice.srb", |batch| batch.extend(batch.clone()));
     let again = w.decrypt(&["twice.srb", "--again"]);
@@ -111,17 +111,31 @@ fn signed_results_are_decrypted_once_and_every_decision_is_in_the_log() {
     let noted = head["hash"].as_str().unwrap();
     w.owner.json(&["audit", "verify", "--noted", noted]);
     // Whoever edits the log, or cuts it, is found out; nothing is decrypted then.
-    let log = w.owner.home().join("audit.log");
-    let text = fs::read_to_string(&log).unwrap();
-    let cut: String = text.lines().take(50).map(|line| format!("{line}\n")).collect();
-    fs::write(&log, cut).unwrap();
-    assert!(w.refused(&["audit", "verify", "--noted", noted], 1).contains("is not in it"));
-    fs::write(&log, text.replacen("\"refusal\"", "\"release\"", 1)).unwrap();
+    let database = w.owner.database();
+    let entry = "SELECT event FROM audit WHERE sequence = 21";
+    let before: String = database.query_row(entry, [], |row| row.get(0)).unwrap();
+    database.execute("UPDATE audit SET event = replace(event, 'refused', 'released') WHERE sequence = 21", []).unwrap();
     assert!(w.refused(&["audit", "verify"], 1).contains("changed at entry 21"));
     w.infer("new.srb");
     assert!(w.refused(&["decrypt", "--device", &w.device, "new.srb"], 1).contains("changed at entry 21"));
-    fs::write(&log, text).unwrap();
-    w.decrypt(&["new.srb"]);
+    database.execute("UPDATE audit SET event = ?1 WHERE sequence = 21", [before]).unwrap();
+    assert_eq!(w.decrypt(&["new.srb"])["predictions"].as_array().unwrap().len(), 20);
+    database.execute("DELETE FROM audit WHERE sequence > 50", []).unwrap();
+    assert!(w.refused(&["audit", "verify"], 1).contains("the last entries are missing"));
+    database.execute("UPDATE counters SET value = 50 WHERE name = 'audit'", []).unwrap();
+    w.owner.json(&["audit", "verify"]);
+    assert!(w.refused(&["audit", "verify", "--noted", noted], 1).contains("is not in its audit log"));
+}
+
+#[test]
+fn a_home_whose_results_are_in_a_shared_database_decrypts_nothing_by_itself() {
+    let w = World::new(&[]);
+    fs::write(w.owner.home().join("database"), "postgres://anna@example.org/subrosa\n").unwrap();
+    let text = w.refused(&["decrypt", "--device", &w.device, "signed.srb"], 2);
+    assert!(text.contains("postgres://anna@example.org/subrosa") && text.contains("subrosa serve --database"), "{text}");
+    w.refused(&["audit"], 2);
+    fs::remove_file(w.owner.home().join("database")).unwrap();
+    assert_eq!(w.decrypt(&["signed.srb"])["predictions"].as_array().unwrap().len(), 20);
 }
 
 #[test]
@@ -170,6 +184,7 @@ fn budgets_end_and_devices_that_send_what_no_honest_one_does_are_suspended() {
     let last = w.audit(4);
     let codes: Vec<&str> = last.iter().map(|e| e["code"].as_str().unwrap()).collect();
     assert_eq!(codes, ["slots", "slots", "slots", "suspended"]);
+    assert!(w.refused(&["audit", "let-in", "gate-2"], 2).contains("'gate-2'"));
     w.owner.json(&["audit", "let-in", "gate-1"]);
     assert_eq!(w.decrypt(&["fourth.srb"])["predictions"].as_array().unwrap().len(), 20);
 }

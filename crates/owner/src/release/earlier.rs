@@ -106,3 +106,87 @@ fn history(entries: &[AuditEntry]) -> Vec<Examined> {
     all.reverse();
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::release::AuditLog;
+    use subrosa_registry::fleet::{Arrival, Usage};
+
+    /// What earlier versions wrote.
+    fn log(events: &[Value]) -> (Vec<AuditEntry>, String) {
+        let mut entries: Vec<AuditEntry> = Vec::new();
+        for (i, event) in events.iter().enumerate() {
+            let entry = AuditEntry::next(entries.last(), 86_400_000 * 20_000 + i as u64, event.clone());
+            entries.push(entry);
+        }
+        let text = entries.iter().map(|entry| serde_json::to_string(entry).unwrap() + "\n").collect();
+        (entries, text)
+    }
+
+    #[test]
+    fn an_earlier_log_counts_on_and_is_taken_over_once() {
+        let home = tempfile::tempdir().unwrap();
+        let signed = |kind: &str, sequence: u64, digest: &str| {
+            json!({ "event": kind, "model": "m", "version": 1, "device": "gate", "sequence": sequence, "result": format!("r{sequence}"),
+                    "digest": digest })
+        };
+        let with = |mut event: Value, key: &str, value: Value| {
+            event[key] = value;
+            event
+        };
+        let events = [
+            json!({ "event": "decrypt", "model": "m", "version": 1, "examined": 3, "labels": [1, 2], "refused": [[2, "slots"]] }),
+            with(signed("refusal", 1, "a"), "code", "form".into()),
+            json!({ "event": "device let in", "device": "gate" }),
+            with(with(signed("release", 2, "b"), "label", 7.into()), "near", true.into()),
+            with(signed("refusal", 3, "c"), "code", "slots".into()),
+            with(signed("refusal", 4, "d"), "code", "budget".into()),
+        ];
+        let (entries, text) = log(&events);
+        let path = home.path().join(FILE);
+        // A line that a crash cut short never counted.
+        std::fs::write(&path, format!("{text}{{\"sequence\":7,")).unwrap();
+        let owner = Owner::open(home.path()).unwrap();
+        let fleet = owner.fleet().unwrap();
+        assert!(!path.exists() && home.path().join(DONE).exists());
+        let asked = |sequence: u64, digest: &str| ("x".to_owned(), "gate".to_owned(), sequence, digest.to_owned());
+        let known = fleet.known(&[asked(1, "a"), asked(2, "x"), asked(3, "c"), asked(4, "d")]).unwrap();
+        assert_eq!(known, [Some(Arrival::Again), Some(Arrival::Replay), Some(Arrival::Again), None]);
+        assert_eq!(fleet.model_examined("m", 20_000).unwrap(), 6);
+        let one = Examined {
+            time: 86_400_000 * 20_000,
+            model: "m".into(),
+            result: Some(NewResult { id: "r9".into(), device: "gate".into(), sequence: 9, ..history(&entries)[3].result.clone().unwrap() }),
+            decision: Decision::Later,
+        };
+        let permit = |_: &str, usage: &Usage| {
+            let expected = Usage { device_today: 3, device_total: 3, model_today: 6, model_total: 6, device_violations: 1 };
+            assert_eq!(*usage, expected);
+            Err((String::new(), String::new()))
+        };
+        fleet.settle(&[one], false, &permit, &|_| Vec::new()).unwrap();
+        assert_eq!(fleet.label_counts("m", 20_000).unwrap()["gate"].near, 1);
+        // Every entry of it is in the chain, its hash too if somebody noted it.
+        let log = AuditLog::of(&owner).unwrap();
+        assert_eq!(log.verify().unwrap().count, 6);
+        assert!(log.holds(&hex::encode(entries[2].hash)).unwrap() && !log.holds(&"0".repeat(64)).unwrap());
+        // Put back, it counts no second time.
+        std::fs::write(&path, text).unwrap();
+        owner.fleet().unwrap();
+        assert_eq!((log.verify().unwrap().count, fleet.model_examined("m", 20_000).unwrap()), (6, 6));
+    }
+
+    #[test]
+    fn an_earlier_log_that_was_changed_is_not_taken_over() {
+        let home = tempfile::tempdir().unwrap();
+        let (_, text) = log(&[json!({ "event": "decrypt", "examined": 1 }), json!({ "event": "decrypt", "examined": 2 })]);
+        let owner = Owner::open(home.path()).unwrap();
+        for broken in [text.replace("\"examined\":2", "\"examined\":0"), "what\n".to_owned()] {
+            std::fs::write(home.path().join(FILE), &broken).unwrap();
+            let error = owner.fleet().err().unwrap().to_string();
+            assert!(error.contains("audit log was changed at entry"), "{error}");
+            assert_eq!(std::fs::read_to_string(home.path().join(FILE)).unwrap(), broken);
+        }
+    }
+}
