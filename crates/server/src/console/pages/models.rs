@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::{Extension, Path, State};
-use axum::http::HeaderMap;
 use axum::response::Redirect;
 use maud::{Markup, html};
 use serde_json::Value;
@@ -15,7 +13,7 @@ use subrosa_terminal::text::{bytes, percent, seconds};
 use super::{amount, asked, head, heading, page, words};
 use crate::api::models::retire_now;
 use crate::console::chart::{Bar, columns};
-use crate::console::session::SignedIn;
+use crate::console::session::{Asked, SignedIn};
 use crate::console::text::{moment, whole};
 use crate::console::{Console, Shown};
 
@@ -229,14 +227,7 @@ pub(in crate::console) async fn show(
     Ok(shown.await?)
 }
 
-pub(in crate::console) async fn retire(
-    State(console): State<Arc<Console>>,
-    Extension(session): Extension<SignedIn>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Shown<Redirect> {
-    session.form(&console.app, &headers, body).await?;
-    let record = console.app.blocking(move |app| retire_now(app, &id)).await?;
+pub(in crate::console) async fn retire(Asked { app, id, .. }: Asked) -> Shown<Redirect> {
+    let record = app.blocking(move |app| retire_now(app, &id)).await?;
     Ok(Redirect::to(&format!("{PLACE}/{}", record.id)))
 }
