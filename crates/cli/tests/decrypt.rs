@@ -6,7 +6,7 @@ mod common;
 use common::{Owner, borrowed, fixture, protect_tabular};
 use serde_json::Value;
 use std::fs;
-use subrosa_fleet::{DeviceKey, decode_batch, encode_batch};
+use subrosa_fleet::{DeviceKey, SampleId, decode_batch, encode_batch};
 
 /// An owner with a network, and an edge with a device key that has signed 20 results of it.
 struct World {
@@ -132,7 +132,10 @@ fn a_home_whose_results_are_in_a_shared_database_decrypts_nothing_by_itself() {
     let w = World::new(&[]);
     fs::write(w.owner.home().join("database"), "postgres://anna@example.org/subrosa\n").unwrap();
     let text = w.refused(&["decrypt", "--device", &w.device, "signed.srb"], 2);
-    assert!(text.contains("postgres://anna@example.org/subrosa") && text.contains("subrosa serve --database"), "{text}");
+    assert!(
+        text.contains("postgres://anna@example.org/subrosa") && text.contains("subrosa serve --database"),
+        "{text}"
+    );
     w.refused(&["audit"], 2);
     fs::remove_file(w.owner.home().join("database")).unwrap();
     assert_eq!(w.decrypt(&["signed.srb"])["predictions"].as_array().unwrap().len(), 20);
@@ -171,6 +174,7 @@ fn budgets_end_and_devices_that_send_what_no_honest_one_does_are_suspended() {
         for (i, result) in batch.iter_mut().enumerate() {
             let mut statement = fourth[i].statement.clone();
             statement.sequence += 1000;
+            statement.sample = SampleId::of("bad", &i.to_string());
             let mut payload = result.payload.clone();
             // A residue in the middle.
             let middle = payload.len() / 2;
@@ -187,6 +191,27 @@ fn budgets_end_and_devices_that_send_what_no_honest_one_does_are_suspended() {
     assert!(w.refused(&["audit", "let-in", "gate-2"], 2).contains("'gate-2'"));
     w.owner.json(&["audit", "let-in", "gate-1"]);
     assert_eq!(w.decrypt(&["fourth.srb"])["predictions"].as_array().unwrap().len(), 20);
+}
+
+#[test]
+fn protect_warns_where_results_cannot_be_told_from_any_ciphertexts() {
+    let owner = Owner::new();
+    let wide = fixture("wide/layer.onnx");
+    let protect = |name: &str, more: &[&str]| {
+        let output = owner.run(&[&["protect", &wide, "--name", name, "--scope", "all", "--json"], more].concat());
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{stderr}");
+        (serde_json::from_slice::<Value>(&output.stdout).unwrap(), stderr)
+    };
+    let (report, stderr) = protect("wide", &[]);
+    let warnings = report["warnings"].as_array().unwrap();
+    let text = warnings[0].as_str().unwrap();
+    assert!(warnings.len() == 1 && text.starts_with("any ciphertexts of the right form pass for results"), "{report}");
+    assert!(stderr.lines().any(|line| line == format!("warning: {text}")), "{stderr}");
+    let (report, stderr) = protect("open", &["--weights", "plain"]);
+    assert!(report.get("warnings").is_none() && !stderr.contains("any ciphertexts"), "{stderr}");
+    let usual = owner.json(&borrowed(&protect_tabular("tabular", "plain")));
+    assert!(usual.get("warnings").is_none(), "{usual}");
 }
 
 #[test]

@@ -103,7 +103,10 @@ impl Terminal {
 
 fn counts(decided: &[Value], key: &str) -> BTreeMap<String, usize> {
     let mut count = BTreeMap::new();
-    decided.iter().filter_map(|row| row[key].as_str()).for_each(|value| *count.entry(value.to_owned()).or_insert(0) += 1);
+    decided
+        .iter()
+        .filter_map(|row| row[key].as_str())
+        .for_each(|value| *count.entry(value.to_owned()).or_insert(0) += 1);
     count
 }
 
@@ -118,7 +121,9 @@ async fn what_one_has_decrypted_is_a_replay_for_the_other() {
     assert_eq!(w.edge.deliver(&results[..4]).await, vec![Outcome::Duplicate; 4]);
     let stolen = w.edge.statement(&w.deployment, 100, 2);
     let stolen = SignedResult::sign(&w.edge.key, stolen, results[7].payload.clone()).unwrap();
-    assert!(matches!(&w.edge.deliver(&[stolen]).await[0], Outcome::Refused { reason } if reason.contains("used before")));
+    assert!(
+        matches!(&w.edge.deliver(&[stolen]).await[0], Outcome::Refused { reason } if reason.contains("used before"))
+    );
     // Then the server.
     assert_eq!(w.edge.deliver(&results[4..]).await, vec![Outcome::Stored; 4]);
     let decided = w.backend.http.decided(8).await;

@@ -157,11 +157,17 @@ mod tests {
         let one = Examined {
             time: 86_400_000 * 20_000,
             model: "m".into(),
-            result: Some(NewResult { id: "r9".into(), device: "gate".into(), sequence: 9, ..history(&entries)[3].result.clone().unwrap() }),
+            result: Some(NewResult {
+                id: "r9".into(),
+                device: "gate".into(),
+                sequence: 9,
+                ..history(&entries)[3].result.clone().unwrap()
+            }),
             decision: Decision::Later,
         };
         let permit = |_: &str, usage: &Usage| {
-            let expected = Usage { device_today: 3, device_total: 3, model_today: 6, model_total: 6, device_violations: 1 };
+            let expected =
+                Usage { device_today: 3, device_total: 3, model_today: 6, model_total: 6, device_violations: 1 };
             assert_eq!(*usage, expected);
             Err((String::new(), String::new()))
         };
@@ -180,7 +186,8 @@ mod tests {
     #[test]
     fn an_earlier_log_that_was_changed_is_not_taken_over() {
         let home = tempfile::tempdir().unwrap();
-        let (_, text) = log(&[json!({ "event": "decrypt", "examined": 1 }), json!({ "event": "decrypt", "examined": 2 })]);
+        let (_, text) =
+            log(&[json!({ "event": "decrypt", "examined": 1 }), json!({ "event": "decrypt", "examined": 2 })]);
         let owner = Owner::open(home.path()).unwrap();
         for broken in [text.replace("\"examined\":2", "\"examined\":0"), "what\n".to_owned()] {
             std::fs::write(home.path().join(FILE), &broken).unwrap();

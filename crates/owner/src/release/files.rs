@@ -191,7 +191,11 @@ fn examine_unsigned(
         vec![Event::new("unsigned results decrypted", event)]
     };
     let settled = fleet.settle(&examined, false, &|_, usage| request.policy.budget.permit(usage), &tell)?;
-    Ok(settled.into_iter().zip(outcomes).map(|(settled, outcome)| One { origin: None, outcome: told(settled, outcome, None) }).collect())
+    Ok(settled
+        .into_iter()
+        .zip(outcomes)
+        .map(|(settled, outcome)| One { origin: None, outcome: told(settled, outcome, None) })
+        .collect())
 }
 
 /// Examines signed results: each against its device's key, history and budget, one entry each.
@@ -234,7 +238,8 @@ fn examine_signed(
             _ => {
                 let outcome = agent.examine(&key, result, &request.policy);
                 let model = agent.model().to_owned();
-                examined.push((outcomes.len(), Examined { time, model, result: Some(row), decision: decision(&outcome) }));
+                examined
+                    .push((outcomes.len(), Examined { time, model, result: Some(row), decision: decision(&outcome) }));
                 outcome
             }
         });
@@ -317,7 +322,11 @@ fn decision(outcome: &Result<Released, Refusal>) -> Decision {
 /// The refusal of what was known before.
 fn seen(s: &Statement, arrival: Arrival) -> Refusal {
     let (device, sequence) = (named(s), s.sequence);
-    if arrival == Arrival::Duplicate { Refusal::Duplicate { device, sequence } } else { Refusal::Replay { device, sequence } }
+    if arrival == Arrival::Duplicate {
+        Refusal::Duplicate { device, sequence }
+    } else {
+        Refusal::Replay { device, sequence }
+    }
 }
 
 /// The device that is named: it may be anything until the signature is checked, and stands in texts.

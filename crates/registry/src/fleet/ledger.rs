@@ -91,7 +91,9 @@ fn settle(t: &mut Transaction<'_>, one: &Examined, again: bool, permit: &Permit<
     let undecided = match known {
         None => store(t, new, *time)? == Arrival::Stored,
         // Perhaps it waits for a decrypt worker, which then finds it decided.
-        Some(_) => t.execute("UPDATE results SET lease = NULL WHERE id = $1 AND state = 'stored'", values![&new.id])? > 0,
+        Some(_) => {
+            t.execute("UPDATE results SET lease = NULL WHERE id = $1 AND state = 'stored'", values![&new.id])? > 0
+        }
     };
     if undecided {
         write(t, &new.id, 0, decision, *time)?;

@@ -93,7 +93,10 @@ pub(crate) async fn roll_out_now(app: &Arc<App>, target: Target, model: Option<S
         let Some(model) = model else { return Ok(None) };
         let record = app.registry().get(&model)?;
         if record.retired_unix.is_some() {
-            return Err(ApiError::conflict(format!("{} is retired: it is not deployed again", record.versioned_name())));
+            return Err(ApiError::conflict(format!(
+                "{} is retired: it is not deployed again",
+                record.versioned_name()
+            )));
         }
         let id = record.id.to_string();
         // So that its results can be released as the policy says, or nobody waits for them.
@@ -113,8 +116,7 @@ pub(crate) async fn roll_out_now(app: &Arc<App>, target: Target, model: Option<S
     responses((status = 201, body = serde_json::Value), (status = 404), (status = 409)))]
 pub(super) async fn roll_back(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Answer<Response> {
     let wanted: RollBack = body::json(&app, &headers, body).await?;
-    let row =
-        app.blocking(move |app| roll_back_now(app, &known_target(app, wanted.group, wanted.device)?)).await?;
+    let row = app.blocking(move |app| roll_back_now(app, &known_target(app, wanted.group, wanted.device)?)).await?;
     Ok(answer(&row))
 }
 

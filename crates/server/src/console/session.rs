@@ -40,7 +40,6 @@ impl SignedIn {
         let refused = "the form is not one of this session: load the page again and repeat it";
         if same { Ok(()) } else { Err(ApiError::new(StatusCode::FORBIDDEN, refused)) }
     }
-
 }
 
 /// What a form of the session asks for; extracted only if it carries [`SignedIn::csrf`].
@@ -60,7 +59,8 @@ impl FromRequest<Arc<Console>> for Asked {
         let app = Arc::clone(&console.app);
         let (mut parts, body) = request.into_parts();
         // Who is not signed in does not get here.
-        let session = parts.extensions.get::<SignedIn>().cloned().ok_or_else(|| ApiError::inside("a form without a session"))?;
+        let session =
+            parts.extensions.get::<SignedIn>().cloned().ok_or_else(|| ApiError::inside("a form without a session"))?;
         let id = Option::<Path<String>>::from_request_parts(&mut parts, console).await;
         let id = id.map_err(|_| ApiError::bad("the address is damaged"))?.map_or_else(String::new, |Path(id)| id);
         let fields = fields(&app, &parts.headers, body).await?;

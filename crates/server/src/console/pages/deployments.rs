@@ -66,7 +66,14 @@ fn back(session: &SignedIn, names: &Names, row: &DeploymentRow, to: &str) -> Mar
         Target::Group(group) => format!("group {group}"),
         Target::Device(id) => format!("device {}", names.device_name(id)),
     };
-    asked_with(session, &format!("{PLACE}/rollback"), &[("target", &value(&row.target))], "Roll back", &about, &question)
+    asked_with(
+        session,
+        &format!("{PLACE}/rollback"),
+        &[("target", &value(&row.target))],
+        "Roll back",
+        &about,
+        &question,
+    )
 }
 
 /// What runs where.
@@ -107,8 +114,10 @@ pub(super) fn groups(app: &App) -> Answer<BTreeSet<String>> {
 
 /// The form that rolls out.
 pub(super) fn form(app: &App, session: &SignedIn) -> Answer<Markup> {
-    let mut targets: Vec<(String, String)> =
-        groups(app)?.into_iter().map(|group| (value(&Target::Group(group.clone())), format!("group {group}"))).collect();
+    let mut targets: Vec<(String, String)> = groups(app)?
+        .into_iter()
+        .map(|group| (value(&Target::Group(group.clone())), format!("group {group}")))
+        .collect();
     for device in app.fleet.devices()?.into_iter().filter(|device| device.revoked.is_none()) {
         targets.push((value(&Target::Device(device.id)), format!("device {} ({})", device.name, device.group)));
     }
@@ -118,7 +127,9 @@ pub(super) fn form(app: &App, session: &SignedIn) -> Answer<Markup> {
         served.map(|record| (record.id.to_string(), record.versioned_name())).collect();
     models.push((String::new(), "nothing".to_owned()));
     if targets.is_empty() || models.len() == 1 {
-        return Ok(html! { p.soft { "To roll out takes a protected network and a group: that of a device or of a token for one." } });
+        return Ok(
+            html! { p.soft { "To roll out takes a protected network and a group: that of a device or of a token for one." } },
+        );
     }
     Ok(html! {
         form method="post" action={ (PLACE) "/rollout" } {

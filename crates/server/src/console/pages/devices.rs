@@ -119,7 +119,11 @@ fn table(app: &App, session: &SignedIn) -> Answer<Markup> {
 }
 
 pub(in crate::console) fn regions(app: &App, session: &SignedIn) -> Answer<Regions> {
-    Ok(vec![("devices", table(app, session)?), ("deployments", deployments::table(app, session)?), ("tokens", tokens::table(app, session)?)])
+    Ok(vec![
+        ("devices", table(app, session)?),
+        ("deployments", deployments::table(app, session)?),
+        ("tokens", tokens::table(app, session)?),
+    ])
 }
 
 pub(in crate::console) async fn show(
@@ -156,11 +160,7 @@ pub(in crate::console) async fn revoke(Asked { app, id, .. }: Asked) -> Shown<Re
 }
 
 pub(in crate::console) async fn readmit(Asked { app, id, .. }: Asked) -> Shown<Redirect> {
-    if app.blocking(move |app| Ok(app.fleet.readmit(&id)?)).await? {
-        Ok(Redirect::to(PLACE))
-    } else {
-        Err(unknown())
-    }
+    if app.blocking(move |app| Ok(app.fleet.readmit(&id)?)).await? { Ok(Redirect::to(PLACE)) } else { Err(unknown()) }
 }
 
 fn unknown() -> Problem {

@@ -195,6 +195,8 @@ pub(in crate::console) async fn show(
             facts.push(("Bundle", bytes(bundle.bytes)));
         }
         let replaced = record.report.pointer("/replaced").and_then(Value::as_array).cloned().unwrap_or_default();
+        // Without its key here nothing can be said.
+        let warning = app.agent(&record.id.to_string()).ok().and_then(|agent| agent.warning());
         let body = html! {
             (heading(&name, "What was chosen, forecast and measured when it was protected."))
             section.card aria-label="Parameters" {
@@ -202,6 +204,7 @@ pub(in crate::console) async fn show(
                     h2 { "Parameters" }
                     div { (state(&record, &deployments)) }
                 }
+                @if let Some(warning) = &warning { p.notice.bad role="note" id="warning" { (warning) } }
                 div.charts { (primes(&record)) }
                 dl {
                     @for (name, value) in &facts { div { dt { (name) } dd { (value) } } }

@@ -54,7 +54,12 @@ fn job(job: &JobRow) -> Markup {
                         }
                     }
                     "failed" => span { (job.error.as_deref().unwrap_or_default()) },
-                    "done" => @if let Some(took) = took { "protected in " (took) },
+                    "done" => div {
+                        @if let Some(took) = took { "protected in " (took) }
+                        @for warning in result("warnings").and_then(Value::as_array).into_iter().flatten() {
+                            p.hint { span.tag.warn { "warning" } " " (warning.as_str().unwrap_or_default()) }
+                        }
+                    },
                     _ => "waits for its turn",
                 }
             }

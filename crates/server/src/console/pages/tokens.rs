@@ -18,7 +18,8 @@ use crate::state::App;
 
 const PLACE: &str = "/console/devices";
 /// For how long tokens may hold, in seconds.
-const LIVES: [(&str, &str); 4] = [("86400", "a day"), ("3600", "an hour"), ("604800", "a week"), ("2592000", "30 days")];
+const LIVES: [(&str, &str); 4] =
+    [("86400", "a day"), ("3600", "an hour"), ("604800", "a week"), ("2592000", "30 days")];
 
 /// Tokens that wait to be used.
 pub(super) fn table(app: &App, session: &SignedIn) -> Answer<Markup> {
