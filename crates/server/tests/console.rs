@@ -85,6 +85,20 @@ async fn signed_in(backend: &Backend) -> Browser {
     browser
 }
 
+/// A backend, a browser that is signed in, and what its forms carry.
+async fn opened() -> (Backend, Browser, String) {
+    let backend = plain().await;
+    let browser = signed_in(&backend).await;
+    let csrf = browser.csrf().await;
+    (backend, browser, csrf)
+}
+
+/// The enrolment token that a page shows.
+fn shown_token(page: &str) -> String {
+    let (_, rest) = page.split_once("value=\"sre_").unwrap();
+    format!("sre_{}", rest.split('"').next().unwrap())
+}
+
 fn location(answer: &Response) -> &str {
     answer.headers()["location"].to_str().unwrap()
 }
@@ -379,9 +393,7 @@ async fn whatever_a_device_or_a_name_says_is_text() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_is_uploaded_and_protected_and_results_come_by_themselves() {
-    let mut backend = plain().await;
-    let browser = signed_in(&backend).await;
-    let csrf = browser.csrf().await;
+    let (mut backend, browser, csrf) = opened().await;
     let send = |form: Form| {
         browser.request(Method::POST, "/console/protect").header("origin", &backend.http.url).multipart(form)
     };
@@ -455,9 +467,7 @@ async fn a_network_is_uploaded_and_protected_and_results_come_by_themselves() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_enrols_with_a_token_of_the_console_that_is_shown_once() {
-    let mut backend = plain().await;
-    let browser = signed_in(&backend).await;
-    let csrf = browser.csrf().await;
+    let (mut backend, browser, csrf) = opened().await;
     let make = |group: &'static str, seconds: &'static str| {
         browser.form("/console/devices/tokens", &[("csrf", &csrf), ("group", group), ("seconds", seconds)])
     };
@@ -471,8 +481,7 @@ async fn a_device_enrols_with_a_token_of_the_console_that_is_shown_once() {
     let answer = make("line-1", "3600").send().await.unwrap();
     assert_eq!((answer.status(), &answer.headers()["cache-control"]), (StatusCode::OK, &"no-store".parse().unwrap()));
     let page = answer.text().await.unwrap();
-    let (_, rest) = page.split_once("value=\"sre_").unwrap();
-    let token = format!("sre_{}", rest.split('"').next().unwrap());
+    let token = shown_token(&page);
     // The whole command, and where this backend is.
     assert!(
         page.contains(&format!("printf '%s\\n' {token} &gt; token")) && page.contains("subrosa-edge run edge.toml"),
@@ -497,8 +506,7 @@ async fn a_device_enrols_with_a_token_of_the_console_that_is_shown_once() {
     assert!(devices.contains("camera") && devices.contains("No token waits to be used."), "{devices}");
     // Withdrawn, one lets nobody in; used, it cannot be withdrawn.
     let page = make("line-2", "86400").send().await.unwrap().text().await.unwrap();
-    let (_, rest) = page.split_once("value=\"sre_").unwrap();
-    let token = format!("sre_{}", rest.split('"').next().unwrap());
+    let token = shown_token(&page);
     let rows = backend.http.get("/tokens").await;
     for row in rows["tokens"].as_array().unwrap() {
         let path = format!("/console/devices/tokens/{}/withdraw", row["id"].as_str().unwrap());
@@ -511,9 +519,7 @@ async fn a_device_enrols_with_a_token_of_the_console_that_is_shown_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn versions_are_rolled_out_and_back_by_the_console() {
-    let mut backend = plain().await;
-    let browser = signed_in(&backend).await;
-    let csrf = browser.csrf().await;
+    let (mut backend, browser, csrf) = opened().await;
     assert!(browser.page("/console/devices").await.contains("To roll out takes a protected network and a group"));
     let (one, two) = (protect(backend.home.path(), "digits"), protect(backend.home.path(), "digits"));
     let edge = backend.http.device("line-1", "camera").await;
@@ -573,9 +579,7 @@ async fn versions_are_rolled_out_and_back_by_the_console() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_protects_a_network_whose_results_cannot_be_checked_is_told() {
-    let mut backend = plain().await;
-    let browser = signed_in(&backend).await;
-    let csrf = browser.csrf().await;
+    let (mut backend, browser, csrf) = opened().await;
     let onnx = std::fs::read(common::root().join("models/fixtures/wide/layer.onnx")).unwrap();
     let form = Form::new().text("csrf", csrf).text("name", "wide").text("scope", "all");
     let form = form.part("network", Part::bytes(onnx).file_name("wide.onnx"));
