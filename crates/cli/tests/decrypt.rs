@@ -137,6 +137,12 @@ fn a_home_whose_results_are_in_a_shared_database_decrypts_nothing_by_itself() {
         "{text}"
     );
     w.refused(&["audit"], 2);
+    // As it is where a server has only ever had copies there.
+    let registry = w.owner.home().join("registry.sqlite");
+    fs::rename(&registry, w.owner.path("registry.sqlite")).unwrap();
+    let text = w.refused(&["decrypt", "--device", &w.device, "signed.srb"], 2);
+    assert!(text.contains("subrosa serve --database"), "{text}");
+    fs::rename(w.owner.path("registry.sqlite"), &registry).unwrap();
     fs::remove_file(w.owner.home().join("database")).unwrap();
     assert_eq!(w.decrypt(&["signed.srb"])["predictions"].as_array().unwrap().len(), 20);
 }

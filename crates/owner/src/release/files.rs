@@ -84,6 +84,7 @@ impl Owner {
     /// those of the network; none that may be revealed; an audit log that was changed or cannot be written.
     pub fn decrypt_results(&self, request: &DecryptRequest, vault: &Vault) -> Result<Decrypted, OwnerError> {
         let start = Instant::now();
+        let fleet = self.fleet()?;
         let path = request.results;
         // What cannot be read is no batch, and said to be so below.
         let signed = if is_batch(path).unwrap_or(false) {
@@ -108,7 +109,6 @@ impl Owner {
         let agent = ReleaseAgent::load(self, &model, vault)?;
         agent.check_policy(&request.policy).map_err(|e| OwnerError::Usage(e.to_string()))?;
 
-        let fleet = self.fleet()?;
         // Nothing is decrypted over a log that was changed.
         AuditLog::of(self)?.verify()?;
         let day = now() / DAY;
@@ -116,7 +116,7 @@ impl Owner {
         let (examined, alarms) = match (&signed, &opened) {
             (Some(batch), _) => {
                 let examined = examine_signed(&agent, batch, request, &fleet).map_err(failed)?;
-                (examined, alarms(&fleet, &agent, day).map_err(failed)?)
+                (examined, unusual(&fleet, &agent, day).map_err(failed)?)
             }
             (None, Some(opened)) => {
                 let packed = opened.inferences(agent.parameters(), agent.output())?;
@@ -378,7 +378,7 @@ impl Keys<'_> {
 }
 
 /// What devices' labels of a day look unusual in.
-fn alarms(fleet: &Fleet, agent: &ReleaseAgent, day: i64) -> Result<Vec<String>, SqlError> {
+fn unusual(fleet: &Fleet, agent: &ReleaseAgent, day: i64) -> Result<Vec<String>, SqlError> {
     let mut texts = Vec::new();
     for device in fleet.label_counts(agent.model(), day)?.keys() {
         let raised = look(fleet, agent, day, device)?;

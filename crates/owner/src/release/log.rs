@@ -6,6 +6,7 @@ use crate::Owner;
 use crate::error::OwnerError;
 use serde_json::Value;
 use std::io::Write;
+use std::path::Path;
 use subrosa_program::container::{Access, AtomicFile};
 use subrosa_registry::fleet::{AuditRow, Fleet};
 use subrosa_registry::sql::SqlError;
@@ -126,6 +127,25 @@ impl Iterator for Entries<'_> {
     }
 }
 
+/// The database in which the results of a home are kept, if that is not the home's.
+pub(crate) fn elsewhere(home: &Path) -> Result<Option<String>, OwnerError> {
+    let path = home.join(ELSEWHERE);
+    match std::fs::read_to_string(&path) {
+        Ok(noted) => Ok(Some(noted.trim().to_owned())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(OwnerError::io("read", &path, e)),
+    }
+}
+
+/// Why nothing is decrypted for such a home.
+pub(crate) fn kept_elsewhere(home: &Path, place: &str) -> OwnerError {
+    OwnerError::Usage(format!(
+        "what is decrypted for this home is counted and logged in {place}, by 'subrosa serve --database': deliver results there, or, if that \
+         database is no longer in use, remove {} to begin with that of the home",
+        home.join(ELSEWHERE).display()
+    ))
+}
+
 impl From<AuditRow> for AuditEntry {
     /// The entry as it was hashed; text that is no JSON any more breaks the chain as `null` would.
     fn from(row: AuditRow) -> Self {
@@ -165,19 +185,9 @@ impl Owner {
     /// A home whose results were ever kept in a database that processes share says so in a file: what is decrypted from the home alone would
     /// be seen by none of them.
     fn one_ledger(&self) -> Result<(), OwnerError> {
-        let path = self.home.join(ELSEWHERE);
-        let noted = match std::fs::read_to_string(&path) {
-            Ok(noted) => Some(noted.trim().to_owned()),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-            Err(e) => return Err(OwnerError::io("read", &path, e)),
-        };
-        let here = self.registry.database().place();
-        match noted {
-            Some(noted) if !self.registry.is_shared() => Err(OwnerError::Usage(format!(
-                "what is decrypted for this home is counted and logged in {noted}, by 'subrosa serve --database': deliver results there, or, if \
-                 that database is no longer in use, remove {} to begin with that of the home",
-                path.display()
-            ))),
+        let (path, here) = (self.home.join(ELSEWHERE), self.registry.database().place());
+        match elsewhere(&self.home)? {
+            Some(noted) if !self.registry.is_shared() => Err(kept_elsewhere(&self.home, &noted)),
             noted if self.registry.is_shared() && noted.as_ref() != Some(&here) => {
                 let written = AtomicFile::begin(&path, Access::Private).and_then(|mut file| {
                     writeln!(file, "{here}")?;

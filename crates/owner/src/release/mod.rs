@@ -22,6 +22,7 @@ pub use audit::{AuditEntry, ChainError, Head, verify_chain};
 pub use files::{DecryptRequest, POLICY_FILE, stored_row};
 pub use flooding::{FloodedForecast, Flooding};
 pub use log::{AuditLog, check_log};
+pub(crate) use log::{elsewhere, kept_elsewhere};
 pub use policy::{Audience, Budget, ReleasePolicy};
 pub use refusal::Refusal;
 pub use subrosa_registry::fleet::Usage;
