@@ -1,5 +1,7 @@
 //! Which networks leave results that cannot be told from any ciphertexts: their owner is warned.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers outside #[test] functions fail tests too
+
 mod common;
 #[path = "../../network/tests/common/mod.rs"]
 mod networks;

@@ -368,7 +368,7 @@ impl Keys<'_> {
             Some(enrolled) if enrolled.revoked.is_some() => Err(Refusal::Revoked { device: named() }),
             Some(enrolled) => Ok(Signer { public_key: enrolled.key()? }),
             None => {
-                let key = self.named.iter().find(|(id, _)| id == device).map(|(_, key)| key.clone());
+                let key = self.named.iter().find(|(id, _)| id == device).map(|(_, key)| *key);
                 key.ok_or_else(|| Refusal::Unknown { device: named() })
             }
         };
