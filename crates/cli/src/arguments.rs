@@ -76,13 +76,13 @@ pub(crate) enum Command {
     },
     /// Decrypts results that came back from an edge machine, as the release policy permits
     Decrypt(DecryptFlags),
-    /// Shows the audit log: what was decrypted, refused and let in
+    /// Shows the audit log: what was decrypted, refused and let in, here and by `subrosa serve`
     Audit {
         #[command(subcommand)]
         command: Option<Audit>,
         /// Show only the last N entries
         #[arg(long, value_name = "N", default_value_t = 20)]
-        last: usize,
+        last: u64,
     },
     /// Runs the original, the approximated and the encrypted network side by side
     Verify {
@@ -142,7 +142,7 @@ pub(crate) struct DecryptFlags {
     /// Write the predictions to this JSON file
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// A device whose signed results are accepted, and its public key in hex; may be repeated
+    /// A device whose signed results are accepted besides those enrolled at `subrosa serve`, and its public key in hex; may be repeated
     #[arg(long = "device", value_name = "ID=KEY", value_parser = device)]
     pub devices: Vec<(String, Signer)>,
     /// What is printed is for others: `top:K` and `scores` get the noise that release.json in the home says (`flooding`)

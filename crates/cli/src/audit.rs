@@ -10,7 +10,7 @@ use subrosa_terminal::{Failure, Terminal, text};
 #[derive(Serialize)]
 struct ShowReport {
     /// Entries in all.
-    count: usize,
+    count: u64,
     /// The last ones.
     entries: Vec<AuditEntry>,
 }
@@ -26,23 +26,22 @@ pub(crate) fn audit(
     terminal: &mut Terminal,
     home: &HomeFlags,
     command: Option<&Audit>,
-    last: usize,
+    last: u64,
 ) -> Result<(), Failure> {
     let owner = home.owner()?;
-    let log = AuditLog::of(owner.home());
+    let log = AuditLog::of(&owner).map_err(failure)?;
     match command {
         None => {
-            let mut entries = log.read().map_err(failure)?;
-            let count = entries.len();
-            entries.drain(..count.saturating_sub(last));
+            let (entries, count) = log.last(last).map_err(failure)?;
             terminal.report(&ShowReport { count, entries })
         }
         Some(Audit::Verify { noted }) => verify(terminal, &log, noted.as_deref()),
         Some(Audit::LetIn { device }) => {
-            let mut locked = log.lock().map_err(failure)?;
-            let event = serde_json::json!({ "event": "device let in", "device": device });
-            locked.append([event]).map_err(failure)?;
-            drop(locked);
+            if !owner.let_in(device).map_err(failure)? {
+                return Err(Failure::usage(format!(
+                    "nothing was ever decrypted of a device '{device}', and none of this id is enrolled: 'subrosa audit' shows the ids"
+                )));
+            }
             verify(terminal, &log, None)
         }
     }
@@ -50,16 +49,15 @@ pub(crate) fn audit(
 
 fn verify(terminal: &mut Terminal, log: &AuditLog, noted: Option<&str>) -> Result<(), Failure> {
     let head = log.verify().map_err(failure)?;
-    let file = log.path().display().to_string();
-    if let Some(hash) = noted {
-        let entries = log.read().map_err(failure)?;
-        if !entries.iter().any(|entry| hex::encode(entry.hash) == hash.to_ascii_lowercase()) {
-            return Err(Failure::failed(format!(
-                "{file}: the entry {hash} is not in it: the log was cut or made anew after it was noted"
-            )));
-        }
+    let place = log.place();
+    if let Some(hash) = noted
+        && !log.holds(hash).map_err(failure)?
+    {
+        return Err(Failure::failed(format!(
+            "{place}: the entry {hash} is not in its audit log: it was cut or made anew after that was noted"
+        )));
     }
-    terminal.report(&VerifyReport { file, head })
+    terminal.report(&VerifyReport { file: place, head })
 }
 
 impl fmt::Display for ShowReport {

@@ -10,6 +10,7 @@ use std::path::Path;
 use subrosa_fhe::{Kernel, Scheme};
 use subrosa_input::Dataset;
 use subrosa_network::Substitutions;
+use subrosa_owner::release::ReleaseAgent;
 use subrosa_owner::{Calibration, Owner, OwnerError, ProtectReport, ProtectRequest, cost_model};
 use subrosa_plan::CostModel;
 use subrosa_terminal::{Failure, Terminal, text};
@@ -21,6 +22,9 @@ struct Protected {
     report: ProtectReport,
     #[serde(skip_serializing_if = "Option::is_none")]
     plan: Option<PlanReport>,
+    /// What its owner should know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &ProtectFlags) -> Result<(), Failure> {
@@ -58,7 +62,10 @@ pub(crate) fn protect(terminal: &mut Terminal, home: &HomeFlags, wanted: &Protec
     let report = owner.protect_planned(&request, planned, &vault, &OnBars(terminal.bars()));
     let report = report.map_err(blamed)?;
     warn_of_ranges(terminal, &report.calibration);
-    terminal.report(&Protected { report, plan })
+    let agent = ReleaseAgent::load(&owner, &report.id, &vault).map_err(failure)?;
+    let warnings: Vec<String> = agent.warning().into_iter().collect();
+    warnings.iter().for_each(|warning| terminal.warn(warning));
+    terminal.report(&Protected { report, plan, warnings })
 }
 
 /// What a network is protected with, read from files.

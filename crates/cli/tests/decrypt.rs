@@ -6,7 +6,7 @@ mod common;
 use common::{Owner, borrowed, fixture, protect_tabular};
 use serde_json::Value;
 use std::fs;
-use subrosa_fleet::{DeviceKey, decode_batch, encode_batch};
+use subrosa_fleet::{DeviceKey, SampleId, decode_batch, encode_batch};
 
 /// An owner with a network, and an edge with a device key that has signed 20 results of it.
 struct World {
@@ -72,7 +72,7 @@ fn signed_results_are_decrypted_once_and_every_decision_is_in_the_log() {
     // A replay: nothing is decrypted, and it is told.
     let text = w.refused(&["decrypt", "--device", &w.device, "signed.srb"], 2);
     assert!(text.contains("none of its 20 results is revealed") && text.contains("replay"), "{text}");
-    assert!(w.audit(20).iter().all(|e| e["event"] == "refusal" && e["code"] == "replay"));
+    assert!(w.audit(20).iter().all(|e| e["event"] == "result refused" && e["code"] == "replay"));
     // The owner may repeat itself, but nobody repeats a result within a file.
     w.change("twice.srb", |batch| batch.extend(batch.clone()));
     let again = w.decrypt(&["twice.srb", "--again"]);
@@ -111,17 +111,40 @@ fn signed_results_are_decrypted_once_and_every_decision_is_in_the_log() {
     let noted = head["hash"].as_str().unwrap();
     w.owner.json(&["audit", "verify", "--noted", noted]);
     // Whoever edits the log, or cuts it, is found out; nothing is decrypted then.
-    let log = w.owner.home().join("audit.log");
-    let text = fs::read_to_string(&log).unwrap();
-    let cut: String = text.lines().take(50).map(|line| format!("{line}\n")).collect();
-    fs::write(&log, cut).unwrap();
-    assert!(w.refused(&["audit", "verify", "--noted", noted], 1).contains("is not in it"));
-    fs::write(&log, text.replacen("\"refusal\"", "\"release\"", 1)).unwrap();
+    let database = w.owner.database();
+    let entry = "SELECT event FROM audit WHERE sequence = 21";
+    let before: String = database.query_row(entry, [], |row| row.get(0)).unwrap();
+    database.execute("UPDATE audit SET event = replace(event, 'refused', 'released') WHERE sequence = 21", []).unwrap();
     assert!(w.refused(&["audit", "verify"], 1).contains("changed at entry 21"));
     w.infer("new.srb");
     assert!(w.refused(&["decrypt", "--device", &w.device, "new.srb"], 1).contains("changed at entry 21"));
-    fs::write(&log, text).unwrap();
-    w.decrypt(&["new.srb"]);
+    database.execute("UPDATE audit SET event = ?1 WHERE sequence = 21", [before]).unwrap();
+    assert_eq!(w.decrypt(&["new.srb"])["predictions"].as_array().unwrap().len(), 20);
+    database.execute("DELETE FROM audit WHERE sequence > 50", []).unwrap();
+    assert!(w.refused(&["audit", "verify"], 1).contains("the last entries are missing"));
+    database.execute("UPDATE counters SET value = 50 WHERE name = 'audit'", []).unwrap();
+    w.owner.json(&["audit", "verify"]);
+    assert!(w.refused(&["audit", "verify", "--noted", noted], 1).contains("is not in its audit log"));
+}
+
+#[test]
+fn a_home_whose_results_are_in_a_shared_database_decrypts_nothing_by_itself() {
+    let w = World::new(&[]);
+    fs::write(w.owner.home().join("database"), "postgres://anna@example.org/subrosa\n").unwrap();
+    let text = w.refused(&["decrypt", "--device", &w.device, "signed.srb"], 2);
+    assert!(
+        text.contains("postgres://anna@example.org/subrosa") && text.contains("subrosa serve --database"),
+        "{text}"
+    );
+    w.refused(&["audit"], 2);
+    // As it is where a server has only ever had copies there.
+    let registry = w.owner.home().join("registry.sqlite");
+    fs::rename(&registry, w.owner.path("registry.sqlite")).unwrap();
+    let text = w.refused(&["decrypt", "--device", &w.device, "signed.srb"], 2);
+    assert!(text.contains("subrosa serve --database"), "{text}");
+    fs::rename(w.owner.path("registry.sqlite"), &registry).unwrap();
+    fs::remove_file(w.owner.home().join("database")).unwrap();
+    assert_eq!(w.decrypt(&["signed.srb"])["predictions"].as_array().unwrap().len(), 20);
 }
 
 #[test]
@@ -157,6 +180,7 @@ fn budgets_end_and_devices_that_send_what_no_honest_one_does_are_suspended() {
         for (i, result) in batch.iter_mut().enumerate() {
             let mut statement = fourth[i].statement.clone();
             statement.sequence += 1000;
+            statement.sample = SampleId::of("bad", &i.to_string());
             let mut payload = result.payload.clone();
             // A residue in the middle.
             let middle = payload.len() / 2;
@@ -170,8 +194,30 @@ fn budgets_end_and_devices_that_send_what_no_honest_one_does_are_suspended() {
     let last = w.audit(4);
     let codes: Vec<&str> = last.iter().map(|e| e["code"].as_str().unwrap()).collect();
     assert_eq!(codes, ["slots", "slots", "slots", "suspended"]);
+    assert!(w.refused(&["audit", "let-in", "gate-2"], 2).contains("'gate-2'"));
     w.owner.json(&["audit", "let-in", "gate-1"]);
     assert_eq!(w.decrypt(&["fourth.srb"])["predictions"].as_array().unwrap().len(), 20);
+}
+
+#[test]
+fn protect_warns_where_results_cannot_be_told_from_any_ciphertexts() {
+    let owner = Owner::new();
+    let wide = fixture("wide/layer.onnx");
+    let protect = |name: &str, more: &[&str]| {
+        let output = owner.run(&[&["protect", &wide, "--name", name, "--scope", "all", "--json"], more].concat());
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{stderr}");
+        (serde_json::from_slice::<Value>(&output.stdout).unwrap(), stderr)
+    };
+    let (report, stderr) = protect("wide", &[]);
+    let warnings = report["warnings"].as_array().unwrap();
+    let text = warnings[0].as_str().unwrap();
+    assert!(warnings.len() == 1 && text.starts_with("any ciphertexts of the right form pass for results"), "{report}");
+    assert!(stderr.lines().any(|line| line == format!("warning: {text}")), "{stderr}");
+    let (report, stderr) = protect("open", &["--weights", "plain"]);
+    assert!(report.get("warnings").is_none() && !stderr.contains("any ciphertexts"), "{stderr}");
+    let usual = owner.json(&borrowed(&protect_tabular("tabular", "plain")));
+    assert!(usual.get("warnings").is_none(), "{usual}");
 }
 
 #[test]

@@ -5,7 +5,6 @@ use crate::calibration::argmax;
 use crate::error::OwnerError;
 use crate::exact::IntegerReader;
 use crate::protection::{NETWORK_FILE, PROTECTED_FILE, ProtectReport, Settings, key_name};
-use crate::release::Refusal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
@@ -103,17 +102,10 @@ pub struct Refused {
     /// Who is named as its origin, of signed results.
     #[serde(flatten)]
     pub origin: Option<Origin>,
-    /// [`Refusal::code`].
-    pub code: &'static str,
+    /// [`crate::release::Refusal::code`].
+    pub code: String,
     /// Why, for people.
     pub reason: String,
-}
-
-impl Refused {
-    /// A refusal of inference `index`.
-    pub fn new(index: usize, origin: Option<Origin>, refusal: &Refusal) -> Self {
-        Self { index, origin, code: refusal.code(), reason: refusal.to_string() }
-    }
 }
 
 /// Decrypted results.

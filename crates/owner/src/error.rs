@@ -115,10 +115,10 @@ pub enum OwnerError {
         source: PlanError,
     },
     /// An audit log that was changed.
-    #[error("{file}: {source}; keep a copy of it, find out who wrote there, and move it away to begin a new one")]
+    #[error("{place}: {source}; keep a copy of it, find out who wrote there, and put the registry back from a backup")]
     Audit {
-        /// The log.
-        file: String,
+        /// The database or file that holds the log.
+        place: String,
         /// Where it breaks.
         source: crate::release::ChainError,
     },

@@ -33,7 +33,7 @@ pub use simulation::Simulated;
 pub use verification::{Comparison, VerifyRequest};
 
 use std::path::{Path, PathBuf};
-use subrosa_registry::{Record, Registry};
+use subrosa_registry::{Record, Registry, RegistryError};
 
 /// The owner at a home directory.
 pub struct Owner {
@@ -44,7 +44,12 @@ pub struct Owner {
 impl Owner {
     /// Opens the home, creating it if needed. Errors: a registry that is damaged or newer, a directory that cannot be written.
     pub fn open(home: &Path) -> Result<Self, OwnerError> {
-        Ok(Self { home: home.into(), registry: Registry::open(home)? })
+        match (Registry::open(home), release::elsewhere(home)?) {
+            (Ok(registry), _) => Ok(Self { home: home.into(), registry }),
+            // Only copies are here.
+            (Err(RegistryError::DatabaseMissing { .. }), Some(place)) => Err(release::kept_elsewhere(home, &place)),
+            (Err(error), _) => Err(error.into()),
+        }
     }
 
     /// The owner around a registry that is open: one whose database and files are shared, for instance.

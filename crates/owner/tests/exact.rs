@@ -8,6 +8,7 @@ use common::{Fixture, Home, digits, fixture};
 use subrosa_edge_agent::{Options, Processor};
 use subrosa_fhe::{Ciphertext, RnsPoly, Scheme, SecurityLevel};
 use subrosa_network::Scope;
+use subrosa_owner::release::ReleaseAgent;
 use subrosa_owner::{Comparison, OwnerError, ProtectReport, ProtectRequest, Silent, VerifyRequest};
 
 fn request<'a>(f: &'a Fixture, scope: &Scope, encrypted_input: bool, security: SecurityLevel) -> ProtectRequest<'a> {
@@ -25,6 +26,8 @@ fn request<'a>(f: &'a Fixture, scope: &Scope, encrypted_input: bool, security: S
 /// Protects, verifies and checks what holds for every exact network.
 fn exact(home: &Home, f: &Fixture, what: &str, request: &ProtectRequest) -> (ProtectReport, Comparison) {
     let report = home.owner.protect(request, &home.vault, &Silent).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let agent = ReleaseAgent::load(&home.owner, &report.id, &home.vault).unwrap();
+    assert_eq!(agent.warning(), None, "{what}: they have checks of their own");
     let verify = VerifyRequest { id: &report.id, data: &f.data, threads: 1 };
     let found = home.owner.verify(&verify, &home.vault, &home.identity, &Silent).unwrap();
     let budget = found.noise_budget_bits.unwrap();

@@ -193,6 +193,16 @@ impl Registry {
         &self.database
     }
 
+    /// An error of the database, with where it is and what to do.
+    pub fn failed(&self, source: SqlError) -> RegistryError {
+        explain(self.database.place(), source)
+    }
+
+    /// Whether database and files are shared with other homes.
+    pub fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
     /// Begins a model: an id and an empty directory for its files.
     ///
     /// # Errors
@@ -374,7 +384,7 @@ impl Registry {
         &self,
         work: impl FnMut(&mut Transaction<'_>) -> Result<T, SqlError>,
     ) -> Result<T, RegistryError> {
-        self.database.transaction(work).map_err(|source| explain(self.database.place(), source))
+        self.database.transaction(work).map_err(|source| self.failed(source))
     }
 
     /// The home directory.

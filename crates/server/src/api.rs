@@ -1,15 +1,15 @@
 //! The HTTP interface: who may ask what. Its description is made from the handlers.
 
 mod alarms;
-pub(crate) mod audit;
-mod deployments;
+mod audit;
+pub(crate) mod deployments;
 mod device;
 mod devices;
 mod health;
 mod jobs;
 pub(crate) mod models;
 mod results;
-mod tokens;
+pub(crate) mod tokens;
 pub(crate) mod uploads;
 
 use std::sync::Arc;

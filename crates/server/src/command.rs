@@ -21,7 +21,6 @@ use tokio::runtime::Runtime;
 use crate::auth::OWNER_PREFIX;
 use crate::config::{Config, Limits, Transport};
 use crate::serve::{Opened, ServeError, Server, open};
-use crate::state::link;
 
 /// The variable with the vault's passphrase.
 const VARIABLE: &str = "SUBROSA_PASSPHRASE";
@@ -391,7 +390,7 @@ fn tokens(runtime: &Runtime, terminal: &mut Terminal, place: &Place, command: To
     let passphrase = place.passphrase()?;
     let work = move || {
         let Opened { owner, .. } = open(&config, &passphrase).map_err(failure)?;
-        let fleet = Fleet::new(owner.registry().database().clone(), link);
+        let fleet = owner.fleet().map_err(|e| failure(e.into()))?;
         let sql = |e: subrosa_registry::sql::SqlError| Failure::failed(format!("the registry's database failed: {e}"));
         Ok(match command {
             TokenCommand::New { name } => {

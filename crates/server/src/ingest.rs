@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use subrosa_fleet::messages::{MAX_BATCH, Outcome, Receipt};
 use subrosa_fleet::{ResultId, SignedResult, Statement, decode_batch};
-use subrosa_owner::release::Refusal;
+use subrosa_owner::release::{Refusal, stored_row};
 use subrosa_program::container::Signer;
 use subrosa_registry::fleet::{Arrival, Device, Event, NewResult};
 
@@ -37,7 +37,7 @@ pub(crate) async fn batch(app: &Arc<App>, device: Device, held: Held) -> Answer<
         let object = object_key()?;
         let mut bytes = Vec::with_capacity(passed.iter().map(|p| p.record.len()).sum());
         for p in &mut passed {
-            p.row.place = (object.clone(), bytes.len() as u64, p.record.len() as u64);
+            p.row.place = Some((object.clone(), bytes.len() as u64, p.record.len() as u64));
             bytes.append(&mut p.record);
         }
         app.metrics.result_bytes.inc_by(bytes.len() as u64);
@@ -72,7 +72,7 @@ pub(crate) async fn batch(app: &Arc<App>, device: Device, held: Held) -> Answer<
 fn told(arrival: Arrival) -> Outcome {
     match arrival {
         Arrival::Stored => Outcome::Stored,
-        Arrival::Duplicate => Outcome::Duplicate,
+        Arrival::Again | Arrival::Duplicate => Outcome::Duplicate,
         Arrival::Replay => Outcome::Refused { reason: "this sequence number was used before".into() },
     }
 }
@@ -91,8 +91,7 @@ fn check(app: &App, device: &Device, bytes: &[u8]) -> Answer<Checked> {
         return Err(ApiError::later(format!("{waiting} results wait to be decrypted")));
     }
     let results = decode_batch(bytes, MAX_BATCH).map_err(|e| ApiError::bad(e.to_string()))?;
-    let key = hex::decode(&device.public_key).ok().and_then(|key| key.try_into().ok());
-    let signer = Signer { public_key: key.ok_or_else(|| ApiError::inside("a device's public key in the registry"))? };
+    let signer = Signer { public_key: device.key()? };
     let mut rules = Rules { app, device, signer, models: HashMap::new(), origins: HashMap::new() };
     let mut outcomes = Vec::with_capacity(results.len());
     let mut passed = Vec::new();
@@ -104,7 +103,8 @@ fn check(app: &App, device: &Device, bytes: &[u8]) -> Answer<Checked> {
             continue;
         }
         let record = result.encode();
-        passed.push(Passed { index, row: row(&result.statement, &record), record });
+        let row = stored_row(&result.statement, hex::encode(Sha256::digest(&record)));
+        passed.push(Passed { index, row, record });
         outcomes.push(None);
     }
     // Redeliveries need not be written to the store again.
@@ -132,22 +132,6 @@ fn check(app: &App, device: &Device, bytes: &[u8]) -> Answer<Checked> {
         rules.note_refusal("replay", &row.id, &row.model, row.sequence, false)?;
     }
     Ok(Checked { ids, outcomes, passed })
-}
-
-fn row(statement: &Statement, record: &[u8]) -> NewResult {
-    NewResult {
-        id: statement.result_id().to_string(),
-        model: statement.model.clone(),
-        version: statement.version,
-        device: statement.device.clone(),
-        sequence: statement.sequence,
-        origin: statement.origin.clone(),
-        sample: statement.sample.to_string(),
-        label: statement.label.clone(),
-        taken: i64::try_from(statement.taken_at).unwrap_or(i64::MAX),
-        digest: hex::encode(Sha256::digest(record)),
-        place: (String::new(), 0, 0),
-    }
 }
 
 /// Whether results of a network are taken from a device.

@@ -126,15 +126,17 @@ impl Server {
         let opened = tokio::task::spawn_blocking(move || {
             let Opened { owner, vault, store, vault_in_store } = open(&opening, &passphrase)?;
             let identity = OwnerIdentity::load_or_create(&vault)?;
-            Ok::<_, ServeError>((owner, vault, identity, store, vault_in_store))
+            let fleet = owner.fleet()?;
+            Ok::<_, ServeError>((owner, fleet, vault, identity, store, vault_in_store))
         });
-        let (owner, vault, identity, store, vault_in_store) =
+        let (owner, fleet, vault, identity, store, vault_in_store) =
             opened.await.map_err(|e| ServeError::Inside(e.to_string()))??;
         if vault_in_store {
             shared_vault::push(&config.home, &store).await?;
         }
         let app = App::new(
             owner,
+            fleet,
             vault,
             identity,
             store,

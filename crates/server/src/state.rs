@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use subrosa_owner::release::{AuditEntry, ReleaseAgent, ReleasePolicy};
+use subrosa_owner::release::{ReleaseAgent, ReleasePolicy};
 use subrosa_owner::{Owner, OwnerError};
-use subrosa_registry::fleet::{AuditRow, Bundle, Fleet};
+use subrosa_registry::fleet::{Bundle, Fleet};
 use subrosa_registry::{OwnerIdentity, Registry, Vault, VaultError};
 
 use crate::config::Limits;
@@ -45,23 +45,11 @@ pub(crate) struct App {
     pub open_metrics: bool,
 }
 
-/// The next row of the audit log.
-pub(crate) fn link(previous: Option<&AuditRow>, time: u64, event: &serde_json::Value) -> AuditRow {
-    let previous = previous.map(|row| AuditEntry {
-        sequence: row.sequence,
-        time: row.time,
-        event: serde_json::from_str(&row.event).unwrap_or_default(),
-        previous: row.previous,
-        hash: row.hash,
-    });
-    let AuditEntry { sequence, time, event, previous, hash } = AuditEntry::next(previous.as_ref(), time, event.clone());
-    AuditRow { sequence, time, event: event.to_string(), previous, hash }
-}
-
 impl App {
     #[allow(clippy::too_many_arguments, reason = "the parts of a process, named where it is made")]
     pub fn new(
         owner: Owner,
+        fleet: Fleet,
         vault: Vault,
         identity: OwnerIdentity,
         store: Store,
@@ -71,7 +59,6 @@ impl App {
         open_metrics: bool,
     ) -> Answer<Self> {
         let instance = Instance::of(owner.home()).map_err(ApiError::inside)?;
-        let fleet = Fleet::new(owner.registry().database().clone(), link);
         let memory = Arc::new(tokio::sync::Semaphore::new((limits.bodies_in_memory >> 10) as usize));
         Ok(Self {
             owner,

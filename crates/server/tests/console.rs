@@ -85,6 +85,20 @@ async fn signed_in(backend: &Backend) -> Browser {
     browser
 }
 
+/// A backend, a browser that is signed in, and what its forms carry.
+async fn opened() -> (Backend, Browser, String) {
+    let backend = plain().await;
+    let browser = signed_in(&backend).await;
+    let csrf = browser.csrf().await;
+    (backend, browser, csrf)
+}
+
+/// The enrolment token that a page shows.
+fn shown_token(page: &str) -> String {
+    let (_, rest) = page.split_once("value=\"sre_").unwrap();
+    format!("sre_{}", rest.split('"').next().unwrap())
+}
+
 fn location(answer: &Response) -> &str {
     answer.headers()["location"].to_str().unwrap()
 }
@@ -168,6 +182,10 @@ async fn nothing_is_shown_or_done_without_a_session() {
             "/console/logout",
             "/console/models/x/retire",
             "/console/protect",
+            "/console/devices/rollout",
+            "/console/devices/rollback",
+            "/console/devices/tokens",
+            "/console/devices/tokens/x/withdraw",
             &revoke,
             "/console/alarms/x/acknowledge",
         ] {
@@ -217,6 +235,28 @@ async fn forms_of_other_sites_and_other_sessions_are_refused() {
         let answer = request.send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{what}");
     }
+    // Nor are devices let in, or given other networks.
+    let target = ("target", "group:g");
+    for (path, fields) in [
+        ("rollout", &[target, ("model", "")][..]),
+        ("rollback", &[target]),
+        ("tokens", &[("group", "g"), ("seconds", "3600")]),
+        ("tokens/x/withdraw", &[]),
+    ] {
+        let path = format!("/console/devices/{path}");
+        let with = |csrf| [fields, &[("csrf", csrf)]].concat();
+        for request in [
+            browser.form(&path, fields),
+            browser.form(&path, &with(foreign.as_str())),
+            browser.request(Method::POST, &path).form(&with(csrf.as_str())),
+            browser.request(Method::POST, &path).header("origin", "http://evil.example").form(&with(csrf.as_str())),
+        ] {
+            assert_eq!(request.send().await.unwrap().status(), StatusCode::FORBIDDEN, "{path}");
+        }
+        assert_eq!(browser.get(&path).await.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+    }
+    assert_eq!(backend.http.get("/tokens").await["tokens"].as_array().unwrap().len(), 1, "that of the device");
+    assert_eq!(backend.http.get("/deployments").await["deployments"], json!([]));
     // Nor does asking for the address do anything.
     assert_eq!(browser.get(&path).await.status(), StatusCode::METHOD_NOT_ALLOWED);
     // A login is not begun from elsewhere either.
@@ -353,9 +393,7 @@ async fn whatever_a_device_or_a_name_says_is_text() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_is_uploaded_and_protected_and_results_come_by_themselves() {
-    let mut backend = plain().await;
-    let browser = signed_in(&backend).await;
-    let csrf = browser.csrf().await;
+    let (mut backend, browser, csrf) = opened().await;
     let send = |form: Form| {
         browser.request(Method::POST, "/console/protect").header("origin", &backend.http.url).multipart(form)
     };
@@ -425,4 +463,143 @@ async fn a_network_is_uploaded_and_protected_and_results_come_by_themselves() {
     // It ends in time although pages are kept up to date.
     let stopped = tokio::time::timeout(Duration::from_secs(15), backend.stop()).await;
     assert!(stopped.is_ok(), "streams hold the process up");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_enrols_with_a_token_of_the_console_that_is_shown_once() {
+    let (mut backend, browser, csrf) = opened().await;
+    let make = |group: &'static str, seconds: &'static str| {
+        browser.form("/console/devices/tokens", &[("csrf", &csrf), ("group", group), ("seconds", seconds)])
+    };
+    for (group, seconds) in
+        [("", "3600"), ("a b", "3600"), ("<i>", "3600"), ("g", ""), ("g", "x"), ("g", "0"), ("g", "9999999")]
+    {
+        let answer = make(group, seconds).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{group} {seconds}");
+    }
+    assert_eq!(backend.http.get("/tokens").await["tokens"], json!([]));
+    let answer = make("line-1", "3600").send().await.unwrap();
+    assert_eq!((answer.status(), &answer.headers()["cache-control"]), (StatusCode::OK, &"no-store".parse().unwrap()));
+    let page = answer.text().await.unwrap();
+    let token = shown_token(&page);
+    // The whole command, and where this backend is.
+    assert!(
+        page.contains(&format!("printf '%s\\n' {token} &gt; token")) && page.contains("subrosa-edge run edge.toml"),
+        "{page}"
+    );
+    assert!(page.contains(&format!("url = &quot;{}&quot;", backend.http.url)), "{page}");
+    // Nowhere else, and nothing it could be made from.
+    let kept = subrosa_registry::fleet::digest(&token);
+    for path in ["/console/devices", "/console/audit", "/console/events/devices"] {
+        let mut stream = browser.get(path).await.bytes_stream();
+        let mut text = String::new();
+        while let Ok(Some(Ok(more))) = tokio::time::timeout(Duration::from_secs(2), stream.next()).await {
+            text.push_str(&String::from_utf8_lossy(&more));
+        }
+        assert!(text.contains("line-1") && !text.contains(&token) && !text.contains(&kept), "{path}: {text}");
+    }
+    let key = subrosa_fleet::DeviceKey::generate().unwrap();
+    assert_eq!(backend.http.enrol(&token, "camera", &key).await.status(), StatusCode::CREATED);
+    let other = subrosa_fleet::DeviceKey::generate().unwrap();
+    assert_eq!(backend.http.enrol(&token, "thief", &other).await.status(), StatusCode::FORBIDDEN);
+    let devices = browser.page("/console/devices").await;
+    assert!(devices.contains("camera") && devices.contains("No token waits to be used."), "{devices}");
+    // Withdrawn, one lets nobody in; used, it cannot be withdrawn.
+    let page = make("line-2", "86400").send().await.unwrap().text().await.unwrap();
+    let token = shown_token(&page);
+    let rows = backend.http.get("/tokens").await;
+    for row in rows["tokens"].as_array().unwrap() {
+        let path = format!("/console/devices/tokens/{}/withdraw", row["id"].as_str().unwrap());
+        let expected = if row["used"].is_null() { StatusCode::SEE_OTHER } else { StatusCode::NOT_FOUND };
+        assert_eq!(browser.post(&path, &[("csrf", &csrf)]).await.status(), expected);
+    }
+    assert_eq!(backend.http.enrol(&token, "late", &other).await.status(), StatusCode::FORBIDDEN);
+    backend.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn versions_are_rolled_out_and_back_by_the_console() {
+    let (mut backend, browser, csrf) = opened().await;
+    assert!(browser.page("/console/devices").await.contains("To roll out takes a protected network and a group"));
+    let (one, two) = (protect(backend.home.path(), "digits"), protect(backend.home.path(), "digits"));
+    let edge = backend.http.device("line-1", "camera").await;
+    let device = format!("device:{}", edge.enrolled.device);
+    let send = |path: &'static str, fields: &[(&str, &str)]| {
+        browser.form(path, &[&[("csrf", csrf.as_str())], fields].concat()).send()
+    };
+    let (out, back) = ("/console/devices/rollout", "/console/devices/rollback");
+    let page = browser.page("/console/devices").await;
+    for choice in [
+        ("group:line-1", "group line-1"),
+        (&device, "device camera (line-1)"),
+        (&one, "digits@1"),
+        (&two, "digits@2"),
+        ("", "nothing"),
+    ] {
+        assert!(page.contains(&format!("<option value=\"{}\">{}</option>", choice.0, choice.1)), "{choice:?}: {page}");
+    }
+    assert!(!page.contains("Roll back"), "{page}");
+    for (fields, status) in [
+        (&[("model", one.as_str())][..], StatusCode::BAD_REQUEST),
+        (&[("target", "group:line-1")], StatusCode::BAD_REQUEST),
+        (&[("target", "line-1"), ("model", &one)], StatusCode::BAD_REQUEST),
+        (&[("target", "group:../x"), ("model", &one)], StatusCode::BAD_REQUEST),
+        (&[("target", "device:0"), ("model", &one)], StatusCode::NOT_FOUND),
+        (&[("target", "group:line-1"), ("model", "cats")], StatusCode::NOT_FOUND),
+    ] {
+        assert_eq!(send(out, fields).await.unwrap().status(), status, "{fields:?}");
+    }
+    assert_eq!(send(back, &[("target", "group:line-1")]).await.unwrap().status(), StatusCode::CONFLICT);
+    let group = ("target", "group:line-1");
+    let runs = || async { edge.deployment().await.map(|deployment| deployment.version) };
+    for (path, fields, expected) in [
+        (out, &[group, ("model", one.as_str())][..], Some(1)),
+        (out, &[group, ("model", two.as_str())], Some(2)),
+        (back, &[group], Some(1)),
+        // A device's own goes before its group's, until it has none.
+        (out, &[("target", &device), ("model", &two)], Some(2)),
+        (out, &[("target", &device), ("model", "")], Some(1)),
+        (out, &[group, ("model", "")], None),
+        (back, &[group], Some(1)),
+    ] {
+        let answer = send(path, fields).await.unwrap();
+        assert_eq!((answer.status(), location(&answer)), (StatusCode::SEE_OTHER, "/console/devices"), "{fields:?}");
+        assert_eq!(runs().await, expected, "{fields:?}");
+    }
+    let page = browser.page("/console/devices").await;
+    assert!(page.contains("Roll back group line-1") && page.contains("It runs digits@2 again, as before."), "{page}");
+    // Nobody goes back to what is retired, nor is it offered.
+    assert_eq!(send("/console/models/digits@2/retire", &[]).await.unwrap().status(), StatusCode::SEE_OTHER);
+    let page = browser.page("/console/devices").await;
+    assert!(!page.contains("It runs digits@2 again") && !page.contains("digits@2</option>"), "{page}");
+    assert_eq!(send(out, &[group, ("model", &two)]).await.unwrap().status(), StatusCode::CONFLICT);
+    assert_eq!(runs().await, Some(1));
+    backend.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_protects_a_network_whose_results_cannot_be_checked_is_told() {
+    let (mut backend, browser, csrf) = opened().await;
+    let onnx = std::fs::read(common::root().join("models/fixtures/wide/layer.onnx")).unwrap();
+    let form = Form::new().text("csrf", csrf).text("name", "wide").text("scope", "all");
+    let form = form.part("network", Part::bytes(onnx).file_name("wide.onnx"));
+    let sent = browser.request(Method::POST, "/console/protect").header("origin", &backend.http.url).multipart(form);
+    assert_eq!(sent.send().await.unwrap().status(), StatusCode::SEE_OTHER);
+    let start = Instant::now();
+    let job = loop {
+        let job = backend.http.get("/jobs").await["jobs"][0].clone();
+        assert!(job["state"] != "failed" && start.elapsed() < Duration::from_secs(120), "{job}");
+        if job["state"] == "done" {
+            break job;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let text = job["result"]["warnings"][0].as_str().unwrap();
+    assert!(text.starts_with("any ciphertexts of the right form"), "{job}");
+    for page in ["/console/protect", "/console/models/wide"] {
+        assert!(browser.page(page).await.contains(text), "{page}");
+    }
+    protect(backend.home.path(), "digits");
+    assert!(!browser.page("/console/models/digits").await.contains("any ciphertexts"));
+    backend.stop().await;
 }

@@ -214,6 +214,12 @@ async fn share(cluster: &Cluster, store: &str, variables: &[(&str, String)]) {
         assert_eq!(answer.status(), reqwest::StatusCode::OK, "{page}");
     }
     assert_eq!((first.stop(), second.stop()), (Some(0), Some(0)));
+    // By itself, a home that only has copies would count what it decrypts in a ledger that nobody else sees.
+    for home in &homes {
+        let alone = subrosa_owner::Owner::open(home.path()).and_then(|owner| owner.fleet().map(|_| ()));
+        let error = alone.unwrap_err().to_string();
+        assert!(error.contains("postgres") && error.contains("subrosa serve --database"), "{error}");
+    }
 }
 
 #[test]

@@ -33,6 +33,11 @@ impl Owner {
         self.path("home")
     }
 
+    /// The registry, behind the program's back.
+    pub fn database(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.home().join("registry.sqlite")).unwrap()
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }

@@ -88,6 +88,8 @@ async fn walk(backend: &Backend, driver: &Driver, gate: &Agent, images: &Dataset
     // By the time of the next status.
     browser.wait_for("what they run", "return document.querySelectorAll('#devices a').length >= 2").await;
     browser.screenshot("devices").await;
+    rolling_out(&browser).await;
+    making_a_token(&browser).await;
     browser.go("/console/audit/verify").await;
     assert!(browser.text("main").await.contains("intact"));
     browser.screenshot("audit").await;
@@ -222,6 +224,52 @@ async fn results_come_by_themselves(browser: &Browser, gate: &Agent, images: &Da
         .await;
 }
 
+/// With the keyboard, and seen without loading the page again.
+async fn rolling_out(browser: &Browser) {
+    let runs = |what: &str| format!("return document.querySelector('#deployments tbody').innerText.includes('{what}')");
+    browser.go("/console/devices").await;
+    assert_eq!(browser.run(&runs("digits@2")).await, false);
+    browser.keys_to("#model", "digits@2").await;
+    browser.keys_to("form[action$=rollout] button", &Key::Enter.to_string()).await;
+    browser.wait_for("the second version", &runs("digits@2")).await;
+    browser.run("document.getElementById('deployments-title').scrollIntoView()").await;
+    browser.screenshot("rollout").await;
+    browser.keys_to("#deployments summary", &Key::Enter.to_string()).await;
+    browser.keys_to("#deployments details[open] button", &Key::Enter.to_string()).await;
+    browser.wait_for("the first version again", &runs("roll back")).await;
+    assert_eq!(browser.run(&runs("digits@1")).await, true);
+}
+
+/// Makes a token for a device of a group; gives it.
+async fn token(browser: &Browser, group: &str) -> String {
+    browser.go("/console/devices").await;
+    browser.keys_to("#group", &format!("{group}{}", Key::Enter)).await;
+    browser.wait_for("the token", "return document.getElementById('made') !== null").await;
+    let made = browser.run("return document.getElementById('made').value").await;
+    let made = made.as_str().unwrap();
+    assert!(made.starts_with("sre_") && browser.text("#command").await.contains(made));
+    made.to_owned()
+}
+
+async fn making_a_token(browser: &Browser) {
+    let made = token(browser, "line-2").await;
+    assert_eq!(browser.run("return document.activeElement.id").await, "made");
+    browser.screenshot("token").await;
+    browser.go("/console/devices").await;
+    assert!(browser.text("#tokens").await.contains("line-2"));
+    assert_eq!(browser.run("return document.documentElement.outerHTML.includes('sre_')").await, false, "{made}");
+    browser.keys_to("#tokens tr[data-row] summary", &Key::Enter.to_string()).await;
+    browser.keys_to("#tokens details[open] button", &Key::Enter.to_string()).await;
+    let gone = "return !document.getElementById('tokens').innerText.includes('line-2')";
+    browser.wait_for("its end", gone).await;
+}
+
+/// What is wider than the screen.
+const WIDE: &str = "const wide = Array.from(document.querySelectorAll('main *, header *'))
+        .filter(e => !e.closest('thead, .skip') && e.getBoundingClientRect().right > innerWidth + 1)
+        .map(e => e.tagName + ' ' + e.textContent.slice(0, 40));
+    return [document.documentElement.scrollWidth <= innerWidth, innerWidth, wide]";
+
 async fn on_a_phone(browser: &Browser, model: &str) {
     browser.width(390, 844, true).await;
     for place in ["models", "protect", "devices", "results", "alarms", "audit", "audit/verify"]
@@ -231,15 +279,13 @@ async fn on_a_phone(browser: &Browser, model: &str) {
         .chain([model])
     {
         browser.go(place).await;
-        let script = "const wide = Array.from(document.querySelectorAll('main *, header *'))
-                .filter(e => !e.closest('thead, .skip') && e.getBoundingClientRect().right > innerWidth + 1)
-                .map(e => e.tagName + ' ' + e.textContent.slice(0, 40));
-            return [document.documentElement.scrollWidth <= innerWidth, innerWidth, wide]";
-        assert_eq!(browser.run(script).await, json!([true, 390, []]), "{place} is wider than a phone");
+        assert_eq!(browser.run(WIDE).await, json!([true, 390, []]), "{place} is wider than a phone");
         if place == "/console/results" {
             browser.screenshot("phone").await;
         }
     }
+    token(browser, "line-3").await;
+    assert_eq!(browser.run(WIDE).await, json!([true, 390, []]), "a token is wider than a phone");
     browser.width(1280, 900, false).await;
 }
 

@@ -14,10 +14,14 @@ use subrosa_program::OutputSpec;
 use subrosa_program::container::Signer;
 use subrosa_program::results::{inference_len, read_inference};
 use subrosa_registry::Vault;
+use subrosa_registry::fleet::Decision;
 
 /// What no honest evaluation leaves may be so large a part of the forecast's bound, as a root mean square. The bound is fifteen to some
 /// twenty deviations; honest results reach at most half of what is permitted (a test of `tests/release` prints it for many networks).
 const PERMITTED: f64 = 1.0 / 3.0;
+
+/// Where honest evaluation determines a smaller share of a result's numbers, by chance of the noise mostly, the check is worth nothing.
+const WEAK: f64 = 0.01;
 
 /// A network's key and the end of its program, loaded once; used by any number of threads.
 pub struct ReleaseAgent {
@@ -37,6 +41,7 @@ pub struct ReleaseAgent {
     near_margin: f64,
     /// How calibration data is answered.
     reference: Option<LabelCounts>,
+    weights_encrypted: bool,
 }
 
 /// What is released of one result.
@@ -65,6 +70,17 @@ pub struct Released {
 }
 
 impl Released {
+    /// As the registry keeps it.
+    pub fn decision(&self) -> Decision {
+        let prediction = serde_json::to_value(self).unwrap_or_default();
+        Decision::Release { class: self.label as u64, prediction, near: self.near }
+    }
+
+    /// The label alone.
+    pub fn label_only(&self) -> Self {
+        Self { top: None, scores: None, flooded: None, ..self.clone() }
+    }
+
     /// As one of several.
     pub fn into_prediction(self, index: usize, origin: Option<Origin>) -> Prediction {
         let Self { label, name, top, scores, .. } = self;
@@ -99,6 +115,7 @@ impl ReleaseAgent {
             largest_output: report.calibration.largest_output,
             near_margin: report.calibration.near_margin.max(report.forecast.max_abs_error),
             reference: LabelCounts::of_calibration(&report.calibration),
+            weights_encrypted: report.weights_encrypted,
         })
     }
 
@@ -145,6 +162,17 @@ impl ReleaseAgent {
     /// Share of a result's numbers that honest evaluation determines by the others: what the check of the undeclared ones has to go by.
     pub fn structure_strength(&self) -> f64 {
         self.structure.as_ref().map_or(0.0, Structure::strength)
+    }
+
+    /// What the owner should know who lets others send results of this network: that whatever is of their form passes for one.
+    pub fn warning(&self) -> Option<String> {
+        // Exact integers have checks of their own, and of weights that are not encrypted nothing is told.
+        let checked = self.decryptor.integers.is_some() || !self.weights_encrypted || self.structure_strength() >= WEAK;
+        (!checked).then(|| {
+            "any ciphertexts of the right form pass for results of this network, since its encrypted layer leaves no mark in them that could be \
+             checked: encrypt more than one layer (--scope classifier or all), or set a small budget in release.json (SECURITY.md)"
+                .to_owned()
+        })
     }
 
     /// Root mean square of what no honest evaluation leaves in these ciphertexts, in units of the outputs, and how much is permitted.

@@ -1,182 +1,205 @@
-//! The audit log of the command line: `audit.log` in the owner's home, one entry a line.
-//!
-//! Lines are appended under a lock and made durable before anything they tell of is shown. A line that a crash cut short was
-//! never acknowledged and is removed by the next append.
+//! The audit log of a registry: what was enrolled, deployed, released and refused, by `subrosa decrypt` and `subrosa serve` alike, in one
+//! chain of entries in the registry's database.
 
 use super::{AuditEntry, ChainError, Head, verify_chain};
+use crate::Owner;
 use crate::error::OwnerError;
 use serde_json::Value;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::io::Write;
+use std::path::Path;
+use subrosa_program::container::{Access, AtomicFile};
+use subrosa_registry::fleet::{AuditRow, Fleet};
+use subrosa_registry::sql::SqlError;
 
-/// File name in the home.
-const FILE: &str = "audit.log";
+/// The file in a home that names the database in which its results are kept, if that is shared.
+const ELSEWHERE: &str = "database";
+/// Entries that are read at once.
+const PAGE: u32 = 1000;
 
-/// The log of a home. Opening it creates nothing.
-pub struct AuditLog {
-    path: PathBuf,
+/// The log of a registry.
+pub struct AuditLog<'a> {
+    owner: &'a Owner,
+    fleet: Fleet,
 }
 
-/// The log while nobody else can append.
-pub struct LockedLog<'a> {
-    log: &'a AuditLog,
-    file: File,
-    entries: Vec<AuditEntry>,
-}
-
-impl AuditLog {
-    /// The log of this home.
-    pub fn of(home: &Path) -> Self {
-        Self { path: home.join(FILE) }
-    }
-
-    /// Its file.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// All entries, oldest first; none where there is no file.
+impl<'a> AuditLog<'a> {
+    /// The log of this owner's registry.
     ///
     /// # Errors
-    /// A file that cannot be read, a line that is no entry.
-    pub fn read(&self) -> Result<Vec<AuditEntry>, OwnerError> {
-        match File::open(&self.path) {
-            Ok(file) => Ok(self.parse(&file)?.0),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(e) => Err(self.failed("read")(e)),
-        }
+    /// Those of [`Owner::fleet`].
+    pub fn of(owner: &'a Owner) -> Result<Self, OwnerError> {
+        Ok(Self { owner, fleet: owner.fleet()? })
+    }
+
+    /// Where it is: the database.
+    pub fn place(&self) -> String {
+        self.owner.registry().database().place()
+    }
+
+    /// Its last entries, oldest first, and how many there are in all.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn last(&self, count: u64) -> Result<(Vec<AuditEntry>, u64), OwnerError> {
+        let read = || {
+            let head = self.fleet.audit_head()?;
+            let rows = Entries::after(&self.fleet, head.saturating_sub(count)).collect::<Result<Vec<_>, _>>()?;
+            Ok((rows, head))
+        };
+        read().map_err(|e| self.owner.database_failed(e))
     }
 
     /// Checks the whole chain.
     ///
     /// # Errors
-    /// Those of [`read`](Self::read), and [`OwnerError::Audit`] where the log was changed.
+    /// [`OwnerError::Audit`] where the log was changed, and the database's.
     pub fn verify(&self) -> Result<Head, OwnerError> {
-        verify_chain(self.read()?).map_err(|e| self.broken(e))
+        let checked = check_log(&self.fleet).map_err(|e| self.owner.database_failed(e))?;
+        checked.map_err(|source| OwnerError::Audit { place: self.place(), source })
     }
 
-    /// Waits for the log and holds it: what is decided by its entries stays true until it is written.
+    /// Whether an entry has this hash (hex): one of the log, or of one that was taken over into it.
     ///
     /// # Errors
-    /// Those of [`verify`](Self::verify): nothing is appended to a log that was changed.
-    pub fn lock(&self) -> Result<LockedLog<'_>, OwnerError> {
-        let mut options = OpenOptions::new();
-        options.read(true).append(true).create(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(&self.path).map_err(self.failed("open"))?;
-        file.lock().map_err(self.failed("lock"))?;
-        let (entries, whole) = self.parse(&file)?;
-        verify_chain(entries.iter().cloned()).map_err(|e| self.broken(e))?;
-        file.set_len(whole).map_err(self.failed("write"))?;
-        Ok(LockedLog { log: self, file, entries })
-    }
-
-    /// The entries of the whole lines, and how many bytes these are.
-    fn parse(&self, file: &File) -> Result<(Vec<AuditEntry>, u64), OwnerError> {
-        let mut reader = BufReader::new(file);
-        reader.seek(SeekFrom::Start(0)).map_err(self.failed("read"))?;
-        let (mut entries, mut whole, mut line) = (Vec::new(), 0, Vec::new());
-        loop {
-            line.clear();
-            let read = reader.by_ref().read_until(b'\n', &mut line).map_err(self.failed("read"))?;
-            let Some(text) = line.strip_suffix(b"\n") else { return Ok((entries, whole)) };
-            let damaged = |_| ChainError { sequence: entries.len() as u64 + 1, reason: "it is no entry" };
-            let entry = serde_json::from_slice(text).map_err(damaged).map_err(|e| self.broken(e))?;
-            entries.push(entry);
-            whole += read as u64;
-        }
-    }
-
-    fn failed(&self, action: &'static str) -> impl Fn(std::io::Error) -> OwnerError + use<'_> {
-        move |source| OwnerError::io(action, &self.path, source)
-    }
-
-    fn broken(&self, source: ChainError) -> OwnerError {
-        OwnerError::Audit { file: self.path.display().to_string(), source }
-    }
-}
-
-impl LockedLog<'_> {
-    /// What was written until now, oldest first.
-    pub fn entries(&self) -> &[AuditEntry] {
-        &self.entries
-    }
-
-    /// Appends events, durably, all of them or none.
-    ///
-    /// # Errors
-    /// A disk that is full or failing; then nothing that they tell of may be shown.
-    pub fn append(&mut self, events: impl IntoIterator<Item = Value>) -> Result<(), OwnerError> {
-        let (before, mut text) = (self.entries.len(), Vec::new());
-        for event in events {
-            let entry = AuditEntry::next(self.entries.last(), now(), event);
-            serde_json::to_writer(&mut text, &entry).map_err(|e| self.log.failed("write")(e.into()))?;
-            text.push(b'\n');
-            self.entries.push(entry);
-        }
-        let written = self.file.write_all(&text).and_then(|()| self.file.sync_all());
-        let written = written.and_then(|()| match (before, self.log.path.parent()) {
-            (0, Some(home)) => subrosa_program::container::sync_directory(home),
-            _ => Ok(()),
-        });
-        written.map_err(|e| {
-            self.entries.truncate(before);
-            self.log.failed("write")(e)
-        })
-    }
-}
-
-/// Milliseconds since 1970.
-pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn a_log_grows_survives_a_cut_line_and_shows_edits() {
-        let home = tempfile::tempdir().unwrap();
-        let log = AuditLog::of(home.path());
-        assert_eq!(log.verify().unwrap(), Head::default());
-        log.lock().unwrap().append([json!({"n": 1}), json!({"n": 2})]).unwrap();
-        log.lock().unwrap().append([json!({"n": 3})]).unwrap();
-        assert_eq!(log.verify().unwrap().count, 3);
-        // A crash in the middle of a line: nothing of it counts, the next append removes it.
-        let whole = std::fs::read_to_string(log.path()).unwrap();
-        std::fs::write(log.path(), format!("{whole}{{\"sequence\":4,")).unwrap();
-        assert_eq!(log.read().unwrap().len(), 3);
-        log.lock().unwrap().append([json!({"n": 4})]).unwrap();
-        assert_eq!(log.verify().unwrap().count, 4);
-        // Edits are found, and nothing is appended to an edited log.
-        let text = std::fs::read_to_string(log.path()).unwrap();
-        std::fs::write(log.path(), text.replace(r#"{"n":2}"#, r#"{"n":7}"#)).unwrap();
-        let error = log.verify().unwrap_err().to_string();
-        assert!(error.contains("entry 2") && log.lock().is_err(), "{error}");
-        std::fs::write(log.path(), text.lines().skip(1).map(|l| format!("{l}\n")).collect::<String>()).unwrap();
-        assert!(log.verify().is_err());
-        std::fs::write(log.path(), "what\n").unwrap();
-        assert!(log.verify().is_err());
-    }
-
-    #[test]
-    fn two_writers_do_not_break_the_chain() {
-        let home = tempfile::tempdir().unwrap();
-        std::thread::scope(|scope| {
-            for writer in 0..4 {
-                let home = home.path();
-                scope.spawn(move || {
-                    for i in 0..10 {
-                        AuditLog::of(home).lock().unwrap().append([json!({"writer": writer, "i": i})]).unwrap();
-                    }
-                });
+    /// The database's.
+    pub fn holds(&self, hash: &str) -> Result<bool, OwnerError> {
+        let wanted = hash.to_ascii_lowercase();
+        for entry in Entries::after(&self.fleet, 0) {
+            let entry = entry.map_err(|e| self.owner.database_failed(e))?;
+            let before = entry.event.pointer("/entry/hash").and_then(Value::as_str);
+            if hex::encode(entry.hash) == wanted || before == Some(wanted.as_str()) {
+                return Ok(true);
             }
-        });
-        assert_eq!(AuditLog::of(home.path()).verify().unwrap().count, 40);
+        }
+        Ok(false)
+    }
+}
+
+/// Checks the whole chain of a fleet's audit log.
+///
+/// # Errors
+/// The database's; within, where the chain breaks.
+pub fn check_log(fleet: &Fleet) -> Result<Result<Head, ChainError>, SqlError> {
+    // What is appended meanwhile is left to the next check.
+    let expected = fleet.audit_head()?;
+    let mut failed = None;
+    let entries = Entries::after(fleet, 0).map_while(|entry| entry.map_err(|e| failed = Some(e)).ok());
+    let chain = verify_chain(entries.take_while(|entry| entry.sequence <= expected));
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    Ok(match chain {
+        Ok(head) if head.count < expected => {
+            Err(ChainError { sequence: head.count + 1, reason: "the last entries are missing" })
+        }
+        chain => chain,
+    })
+}
+
+/// Entries in order, read a page at a time.
+struct Entries<'a> {
+    fleet: &'a Fleet,
+    after: u64,
+    page: std::vec::IntoIter<AuditRow>,
+}
+
+impl<'a> Entries<'a> {
+    fn after(fleet: &'a Fleet, after: u64) -> Self {
+        Self { fleet, after, page: Vec::new().into_iter() }
+    }
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Result<AuditEntry, SqlError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(row) = self.page.next() {
+            return Some(Ok(row.into()));
+        }
+        match self.fleet.audit(self.after, PAGE) {
+            Ok(rows) => {
+                self.after = rows.last()?.sequence;
+                self.page = rows.into_iter();
+                self.page.next().map(|row| Ok(row.into()))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+/// The database in which the results of a home are kept, if that is not the home's.
+pub(crate) fn elsewhere(home: &Path) -> Result<Option<String>, OwnerError> {
+    let path = home.join(ELSEWHERE);
+    match std::fs::read_to_string(&path) {
+        Ok(noted) => Ok(Some(noted.trim().to_owned())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(OwnerError::io("read", &path, e)),
+    }
+}
+
+/// Why nothing is decrypted for such a home.
+pub(crate) fn kept_elsewhere(home: &Path, place: &str) -> OwnerError {
+    OwnerError::Usage(format!(
+        "what is decrypted for this home is counted and logged in {place}, by 'subrosa serve --database': deliver results there, or, if that \
+         database is no longer in use, remove {} to begin with that of the home",
+        home.join(ELSEWHERE).display()
+    ))
+}
+
+impl From<AuditRow> for AuditEntry {
+    /// The entry as it was hashed; text that is no JSON any more breaks the chain as `null` would.
+    fn from(row: AuditRow) -> Self {
+        let AuditRow { sequence, time, event, previous, hash } = row;
+        Self { sequence, time, event: serde_json::from_str(&event).unwrap_or_default(), previous, hash }
+    }
+}
+
+/// The row that follows another.
+fn link(previous: Option<&AuditRow>, time: u64, event: &Value) -> AuditRow {
+    let previous = previous.map(|row| AuditEntry::from(row.clone()));
+    let AuditEntry { sequence, time, event, previous, hash } = AuditEntry::next(previous.as_ref(), time, event.clone());
+    AuditRow { sequence, time, event: event.to_string(), previous, hash }
+}
+
+impl Owner {
+    /// The fleet in the registry: devices, results, usage and the audit log, one ledger of all that is decrypted. What an earlier version
+    /// wrote into the home's `audit.log` is taken over.
+    ///
+    /// # Errors
+    /// The database's, an earlier log that was changed, a home whose results are in another database.
+    pub fn fleet(&self) -> Result<Fleet, OwnerError> {
+        let fleet = Fleet::new(self.registry.database().clone(), link);
+        self.one_ledger()?;
+        super::earlier::take_over(self, &fleet)?;
+        Ok(fleet)
+    }
+
+    /// Has a device that was suspended served again; says whether anything is known of one with this id.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn let_in(&self, device: &str) -> Result<bool, OwnerError> {
+        self.fleet()?.readmit(device).map_err(|e| self.database_failed(e))
+    }
+
+    /// A home whose results were ever kept in a database that processes share says so in a file: what is decrypted from the home alone would
+    /// be seen by none of them.
+    fn one_ledger(&self) -> Result<(), OwnerError> {
+        let (path, here) = (self.home.join(ELSEWHERE), self.registry.database().place());
+        match elsewhere(&self.home)? {
+            Some(noted) if !self.registry.is_shared() => Err(kept_elsewhere(&self.home, &noted)),
+            noted if self.registry.is_shared() && noted.as_ref() != Some(&here) => {
+                let written = AtomicFile::begin(&path, Access::Private).and_then(|mut file| {
+                    writeln!(file, "{here}")?;
+                    file.replace()
+                });
+                written.map_err(|e| OwnerError::io("write", &path, e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn database_failed(&self, error: SqlError) -> OwnerError {
+        self.registry.failed(error).into()
     }
 }

@@ -1,6 +1,6 @@
 //! What is revealed to whom, and how often.
 
-use super::{Flooding, Refusal};
+use super::{Flooding, Refusal, Usage};
 use crate::Reveal;
 use serde::{Deserialize, Serialize};
 
@@ -94,21 +94,14 @@ impl Budget {
             None => Ok(()),
         }
     }
-}
 
-/// What was examined before, without the result in question.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Usage {
-    /// Results of the device today (UTC).
-    pub device_today: u64,
-    /// Results of the device ever.
-    pub device_total: u64,
-    /// Results of all devices for the network today (UTC).
-    pub model_today: u64,
-    /// Results of all devices for the network ever.
-    pub model_total: u64,
-    /// Results of the device that no honest one sends, since the owner last let it in.
-    pub device_violations: u64,
+    /// The same, as the registry asks it.
+    ///
+    /// # Errors
+    /// Code and text of the refusal.
+    pub fn permit(&self, usage: &Usage) -> Result<(), (String, String)> {
+        self.check(usage).map_err(|refusal| (refusal.code().to_owned(), refusal.to_string()))
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Why a result is not released.
 
+use subrosa_registry::fleet::Decision;
+
 /// Why a result is not released. The texts are for the owner; a device is told [`Refusal::for_device`] at most, since what is refused
 /// and why says something about what was decrypted.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -27,6 +29,16 @@ pub enum Refusal {
     /// A sequence number of this device that was used before.
     #[error("device '{device}' used its number {sequence} before: a replay, or two machines with one key")]
     Replay {
+        /// The device.
+        device: String,
+        /// The number.
+        sequence: u64,
+    },
+    /// An inference that was decided before, from another record.
+    #[error(
+        "device '{device}' sends under its number {sequence} an inference that was decided before: it evaluated the sample again, or a replay"
+    )]
+    Duplicate {
         /// The device.
         device: String,
         /// The number.
@@ -92,6 +104,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// As the registry keeps it.
+    pub fn decision(&self) -> Decision {
+        Decision::Refuse { code: self.code().to_owned(), reason: self.to_string(), violation: self.is_violation() }
+    }
+
     /// Constant and machine-readable.
     pub fn code(&self) -> &'static str {
         match self {
@@ -99,6 +116,7 @@ impl Refusal {
             Self::Unknown { .. } => "unknown",
             Self::Revoked { .. } => "revoked",
             Self::Replay { .. } => "replay",
+            Self::Duplicate { .. } => "duplicate",
             Self::Model { .. } => "model",
             Self::Retired { .. } => "retired",
             Self::Form(_) => "form",
@@ -126,6 +144,7 @@ impl Refusal {
             Self::Unknown { .. } => "not enrolled",
             Self::Revoked { .. } | Self::Suspended { .. } => "this device is not served",
             Self::Replay { .. } => "this sequence number was used before",
+            Self::Duplicate { .. } => "stored",
             Self::Model { .. } => "not of the network and version deployed to this device",
             Self::Retired { .. } => "of a network that was retired: nothing of it is taken any more",
             Self::Budget { .. } => "no more for now",

@@ -6,11 +6,13 @@
 //! probability at most 2^-[`FALSE_ALARM_BITS`] each time that it is asked for. A camera that is moved from a street to a wall raises it too: an
 //! alarm asks a person, it does not judge.
 
-use super::Released;
+use super::{ReleaseAgent, Released};
 use crate::Calibration;
 use crate::calibration::NEAR_SHARE;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use subrosa_registry::fleet::{Counted, Fleet, NewAlarm};
+use subrosa_registry::sql::SqlError;
 
 /// An alarm is false with probability 2^-this, each time that counts are compared.
 pub const FALSE_ALARM_BITS: f64 = 30.0;
@@ -66,15 +68,11 @@ impl LabelCounts {
 
     /// Counts one more.
     pub fn add(&mut self, released: &Released) {
-        self.count(released.label, released.near);
-    }
-
-    pub(super) fn count(&mut self, label: usize, near: bool) {
-        if self.labels.len() <= label {
-            self.labels.resize(label + 1, 0);
+        if self.labels.len() <= released.label {
+            self.labels.resize(released.label + 1, 0);
         }
-        self.labels.iter_mut().skip(label).take(1).for_each(|c| *c += 1);
-        self.near += u64::from(near);
+        self.labels.iter_mut().skip(released.label).take(1).for_each(|c| *c += 1);
+        self.near += u64::from(released.near);
     }
 
     /// Results in all.
@@ -106,6 +104,40 @@ impl LabelCounts {
         let expected = own as f64 * elsewhere as f64 / others.max(1) as f64;
         Some(Alarm { what, seen, expected, results: own, bits })
     }
+}
+
+impl From<&Counted> for LabelCounts {
+    fn from(counted: &Counted) -> Self {
+        Self { labels: counted.classes.clone(), near: counted.near }
+    }
+}
+
+/// Compares how a device was answered on a day since 1970 with calibration and with the other devices that raised no alarm that day. Alarms are
+/// raised in the registry; given with whether they are new.
+///
+/// # Errors
+/// The database's.
+pub fn look(fleet: &Fleet, agent: &ReleaseAgent, day: i64, device: &str) -> Result<Vec<(NewAlarm, bool)>, SqlError> {
+    let model = agent.model();
+    let all = fleet.label_counts(model, day)?;
+    let Some(own) = all.get(device).map(LabelCounts::from) else { return Ok(Vec::new()) };
+    // Those that stand out themselves are nothing to compare with.
+    let alarmed = fleet.alarmed(model, day)?;
+    let mut others = LabelCounts::default();
+    for (_, counted) in all.iter().filter(|(other, _)| *other != device && !alarmed.contains(other)) {
+        others.near += counted.near;
+        others.labels.resize(others.labels.len().max(counted.classes.len()), 0);
+        others.labels.iter_mut().zip(&counted.classes).for_each(|(sum, n)| *sum += n);
+    }
+    let mut alarms = Vec::new();
+    for (reference, with) in [("calibration", agent.reference()), ("fleet", Some(&others))] {
+        let Some(alarm) = with.and_then(|with| own.alarm(with)) else { continue };
+        let (model, device, text) = (model.to_owned(), device.to_owned(), alarm.to_string());
+        let alarm = NewAlarm { model, day, device, reference, text, bits: alarm.bits };
+        let new = fleet.raise(&alarm)?;
+        alarms.push((alarm, new));
+    }
+    Ok(alarms)
 }
 
 /// -log2 of the probability that, of the `hits + elsewhere` hits among `own + others` results, at least `hits` fall on `own` ones that are

@@ -140,6 +140,7 @@ fn honest_results_lie_in_the_space_that_their_last_layer_spans() {
             );
             assert!(most <= limit / 2.0 && limit < d.report.forecast.max_abs_error);
             assert!(d.agent.structure_strength() > 0.5);
+            assert_eq!(d.agent.warning(), None);
         }
     }
 }

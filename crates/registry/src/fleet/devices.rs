@@ -40,6 +40,17 @@ pub struct Device {
     pub status: Option<Json>,
 }
 
+impl Device {
+    /// Its public key.
+    ///
+    /// # Errors
+    /// [`SqlError`] where the registry holds none.
+    pub fn key(&self) -> Result<[u8; 32], SqlError> {
+        let key = hex::decode(&self.public_key).ok().and_then(|key| key.try_into().ok());
+        key.ok_or_else(|| SqlError::corrupt(format!("the public key of device {}", self.id)))
+    }
+}
+
 /// Why a device is not enrolled.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolError {
@@ -164,10 +175,10 @@ impl Fleet {
     /// [`SqlError`].
     pub fn readmit(&self, id: &str) -> Result<bool, SqlError> {
         self.read(|t| {
-            let known = device(t, id)?.is_some();
+            let sql = "UPDATE usage SET released = 0 WHERE scope = 'device-violations' AND subject = $1";
+            // `subrosa decrypt` knows devices that are not enrolled.
+            let known = t.execute(sql, values![id])? > 0 || device(t, id)?.is_some();
             if known {
-                let sql = "UPDATE usage SET released = 0 WHERE scope = 'device-violations' AND subject = $1";
-                t.execute(sql, values![id])?;
                 self.audited(t, &Event::new("device readmitted", json!({ "device": id })))?;
             }
             Ok(known)

@@ -33,8 +33,8 @@ pub struct NewResult {
     pub taken: i64,
     /// SHA-256 of the signed record in hex.
     pub digest: String,
-    /// Where the record lies: the object in the store, its first byte in it, its length.
-    pub place: (String, u64, u64),
+    /// Where the record lies: the object in the store, its first byte in it, its length. Nothing: it is not kept.
+    pub place: Option<(String, u64, u64)>,
 }
 
 /// What became of a result that arrived.
@@ -42,7 +42,9 @@ pub struct NewResult {
 pub enum Arrival {
     /// Stored.
     Stored,
-    /// The inference was stored before.
+    /// This very record was stored before.
+    Again,
+    /// The inference was stored before, from another record.
     Duplicate,
     /// The sequence number was used before for another result.
     Replay,
@@ -70,17 +72,17 @@ pub struct Claimed {
 }
 
 /// What was examined before, without the result in question.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// Results of the device today.
+    /// Results of the device today (UTC).
     pub device_today: u64,
     /// Results of the device ever.
     pub device_total: u64,
-    /// Results of the network today.
+    /// Results of all devices for the network today (UTC).
     pub model_today: u64,
-    /// Results of the network ever.
+    /// Results of all devices for the network ever.
     pub model_total: u64,
-    /// Results of the device that no honest one sends.
+    /// Results of the device that no honest one sends, since the owner last let it in.
     pub device_violations: u64,
 }
 
@@ -301,7 +303,7 @@ impl Fleet {
                     continue;
                 }
                 let decision = checked(t, claimed, decision, time, permit)?;
-                write(t, claimed, &decision, time)?;
+                write(t, &claimed.id, claimed.attempts, &decision, time)?;
                 events.extend(event(claimed, &decision));
                 if let Some(place) = written.get_mut(index) {
                     *place = Some(decision);
@@ -406,6 +408,14 @@ impl Fleet {
         self.used(if day.is_some() { "device" } else { "device-total" }, day.unwrap_or(0))
     }
 
+    /// Results of a network that were examined on a day since 1970.
+    ///
+    /// # Errors
+    /// [`SqlError`].
+    pub fn model_examined(&self, model: &str, day: i64) -> Result<u64, SqlError> {
+        Ok(self.used("model", day)?.get(model).copied().unwrap_or(0))
+    }
+
     /// Results of each device that no honest one sends, since it was last let in.
     ///
     /// # Errors
@@ -456,7 +466,7 @@ fn pairs(rows: &[Row]) -> Result<HashMap<String, u64>, SqlError> {
 }
 
 /// What is known of a result: nothing if it is new.
-fn arrived(
+pub(super) fn arrived(
     t: &mut Transaction<'_>,
     id: &str,
     device: &str,
@@ -467,15 +477,15 @@ fn arrived(
         t.row("SELECT digest FROM results WHERE device = $1 AND sequence = $2", values![device, sequence as i64])?;
     if let Some(row) = same_sequence {
         let same = row.get::<String>(0)? == digest;
-        return Ok(Some(if same { Arrival::Duplicate } else { Arrival::Replay }));
+        return Ok(Some(if same { Arrival::Again } else { Arrival::Replay }));
     }
     // Evaluated again, by this device or another: with encrypted input the ciphertexts differ each time.
     let same_id: i64 = t.one("SELECT count(*) FROM results WHERE id = $1", values![id])?;
     Ok((same_id > 0).then_some(Arrival::Duplicate))
 }
 
-fn store(t: &mut Transaction<'_>, new: &NewResult, received: i64) -> Result<Arrival, SqlError> {
-    let (object, start, length) = &new.place;
+pub(super) fn store(t: &mut Transaction<'_>, new: &NewResult, received: i64) -> Result<Arrival, SqlError> {
+    let (object, start, length) = new.place.as_ref().map_or((None, 0, 0), |(o, s, l)| (Some(o), *s, *l));
     let added = t.execute(
         "INSERT INTO results (id, model, version, device, sequence, origin, sample, label, taken, received, digest, object, start, length, state, lease_until, attempts)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 'stored', 0, 0) ON CONFLICT DO NOTHING",
@@ -492,8 +502,8 @@ fn store(t: &mut Transaction<'_>, new: &NewResult, received: i64) -> Result<Arri
             received,
             &new.digest,
             object,
-            *start as i64,
-            *length as i64
+            start as i64,
+            length as i64
         ],
     )?;
     if added > 0 {
@@ -503,7 +513,7 @@ fn store(t: &mut Transaction<'_>, new: &NewResult, received: i64) -> Result<Arri
     Ok(arrived(t, &new.id, &new.device, new.sequence, &new.digest)?.unwrap_or(Arrival::Duplicate))
 }
 
-/// The decision after budget and revocation, counted.
+/// The decision about a result that was claimed, after budget and revocation, counted.
 fn checked(
     t: &mut Transaction<'_>,
     claimed: &Claimed,
@@ -515,42 +525,65 @@ fn checked(
         return Ok(Decision::Later);
     }
     if super::devices::device(t, &claimed.device)?.is_none_or(|device| device.revoked.is_some()) {
-        let reason = "its device was revoked before it was decrypted".to_owned();
-        return Ok(Decision::Refuse { code: "revoked".to_owned(), reason, violation: false });
+        return Ok(revoked());
     }
-    let Claimed { model, device, .. } = claimed;
+    let refused = counted(t, &claimed.model, Some(&claimed.device), decision, time, permit)?;
+    Ok(refused.unwrap_or_else(|| decision.clone()))
+}
+
+/// A result of a device that was revoked.
+pub(super) fn revoked() -> Decision {
+    let reason = "its device was revoked before it was decrypted".to_owned();
+    Decision::Refuse { code: "revoked".to_owned(), reason, violation: false }
+}
+
+/// Counts a result that was examined, of a network and of a device if one signed it; else the refusal where the budget does not permit it.
+pub(super) fn counted(
+    t: &mut Transaction<'_>,
+    model: &str,
+    device: Option<&str>,
+    decision: &Decision,
+    time: i64,
+    permit: &Permit<'_>,
+) -> Result<Option<Decision>, SqlError> {
     let day = time / 86_400_000;
     // Counting locks the rows until the transaction ends; it is taken back if the budget does not permit it.
-    let model_today = count(t, "model", model, day, 1)?;
-    let model_total = count(t, "model-total", model, 0, 1)?;
-    let device_today = count(t, "device", device, day, 1)?;
-    let device_total = count(t, "device-total", device, 0, 1)?;
-    let device_violations = count(t, "device-violations", device, 0, 0)?;
-    let usage = Usage {
-        device_today: device_today.saturating_sub(1),
-        device_total: device_total.saturating_sub(1),
-        model_today: model_today.saturating_sub(1),
-        model_total: model_total.saturating_sub(1),
-        device_violations,
+    let all = |t: &mut Transaction<'_>, by: i64| -> Result<Usage, SqlError> {
+        let mut usage = Usage {
+            model_today: count(t, "model", model, day, by)?,
+            model_total: count(t, "model-total", model, 0, by)?,
+            ..Usage::default()
+        };
+        if let Some(device) = device {
+            usage.device_today = count(t, "device", device, day, by)?;
+            usage.device_total = count(t, "device-total", device, 0, by)?;
+            usage.device_violations = count(t, "device-violations", device, 0, 0)?;
+        }
+        Ok(usage)
     };
-    if let Err((code, reason)) = permit(model, &usage) {
-        count(t, "model", model, day, -1)?;
-        count(t, "model-total", model, 0, -1)?;
-        count(t, "device", device, day, -1)?;
-        count(t, "device-total", device, 0, -1)?;
-        return Ok(Decision::Refuse { code, reason, violation: false });
+    let with = all(t, 1)?;
+    let before = Usage {
+        device_today: with.device_today.saturating_sub(1),
+        device_total: with.device_total.saturating_sub(1),
+        model_today: with.model_today.saturating_sub(1),
+        model_total: with.model_total.saturating_sub(1),
+        ..with
+    };
+    if let Err((code, reason)) = permit(model, &before) {
+        all(t, -1)?;
+        return Ok(Some(Decision::Refuse { code, reason, violation: false }));
     }
-    if let Decision::Refuse { violation: true, .. } = decision {
-        count(t, "device-violations", device, 0, 1)?;
+    let Some(device) = device else { return Ok(None) };
+    match decision {
+        Decision::Refuse { violation: true, .. } => count(t, "device-violations", device, 0, 1).map(|_| ())?,
+        Decision::Release { class, near, .. } => super::labels::count(t, model, day, device, *class, *near)?,
+        Decision::Refuse { .. } | Decision::Later => {}
     }
-    if let Decision::Release { class, near, .. } = decision {
-        super::labels::count(t, model, day, device, *class, *near)?;
-    }
-    Ok(decision.clone())
+    Ok(None)
 }
 
 /// Adds to a counter and gives its new value; its row stays locked until the transaction ends.
-fn count(t: &mut Transaction<'_>, scope: &str, subject: &str, day: i64, by: i64) -> Result<u64, SqlError> {
+pub(super) fn count(t: &mut Transaction<'_>, scope: &str, subject: &str, day: i64, by: i64) -> Result<u64, SqlError> {
     t.one(
         "INSERT INTO usage (scope, subject, day, released) VALUES ($1, $2, $3, $4)
          ON CONFLICT (scope, subject, day) DO UPDATE SET released = usage.released + $4 RETURNING released",
@@ -558,20 +591,27 @@ fn count(t: &mut Transaction<'_>, scope: &str, subject: &str, day: i64, by: i64)
     )
 }
 
-fn write(t: &mut Transaction<'_>, claimed: &Claimed, decision: &Decision, time: i64) -> Result<(), SqlError> {
+/// Writes what was decided about a stored result that was claimed so often.
+pub(super) fn write(
+    t: &mut Transaction<'_>,
+    id: &str,
+    attempts: u32,
+    decision: &Decision,
+    time: i64,
+) -> Result<(), SqlError> {
     match decision {
         Decision::Release { class, prediction, .. } => t.execute(
             "UPDATE results SET state = 'released', class = $1, prediction = $2, decided = $3, lease = NULL WHERE id = $4",
-            values![*class as i64, prediction, time, &claimed.id],
+            values![*class as i64, prediction, time, id],
         )?,
         Decision::Refuse { code, reason, .. } => t.execute(
             "UPDATE results SET state = 'refused', code = $1, reason = $2, decided = $3, lease = NULL WHERE id = $4",
-            values![code, reason, time, &claimed.id],
+            values![code, reason, time, id],
         )?,
         // Tried again after a while, later with each attempt.
         Decision::Later => t.execute(
             "UPDATE results SET lease = NULL, lease_until = $1 WHERE id = $2",
-            values![time + 1000 * (1 << claimed.attempts.min(8)), &claimed.id],
+            values![time + 1000 * (1 << attempts.min(8)), id],
         )?,
     };
     Ok(())

@@ -52,7 +52,7 @@ pub(super) struct RollBack {
 }
 
 /// The target, if there is such a thing.
-fn target(app: &App, group: Option<String>, device: Option<String>) -> Answer<Target> {
+pub(crate) fn known_target(app: &App, group: Option<String>, device: Option<String>) -> Answer<Target> {
     match (group, device) {
         (Some(group), None) => {
             plain_name("group", &group)?;
@@ -83,29 +83,32 @@ pub(super) async fn list(State(app): State<Arc<App>>, Query(wanted): Query<Wante
     responses((status = 201, body = serde_json::Value), (status = 404), (status = 409)))]
 pub(super) async fn roll_out(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Answer<Response> {
     let wanted: RollOut = body::json(&app, &headers, body).await?;
-    let (target, model) = app
-        .blocking(move |app| {
-            let target = target(app, wanted.group, wanted.device)?;
-            let Some(model) = wanted.model else { return Ok((target, None)) };
-            let record = app.registry().get(&model)?;
-            if record.retired_unix.is_some() {
-                return Err(ApiError::conflict(format!(
-                    "{} is retired: it is not deployed again",
-                    record.versioned_name()
-                )));
-            }
-            let id = record.id.to_string();
-            // So that its results can be released as the policy says, or nobody waits for them.
-            app.agent(&id)?.check_policy(&app.policy).map_err(|refusal| ApiError::conflict(refusal.to_string()))?;
-            Ok((target, Some(id)))
-        })
-        .await?;
+    let target = app.blocking(move |app| known_target(app, wanted.group, wanted.device)).await?;
+    Ok(answer(&roll_out_now(&app, target, wanted.model).await?))
+}
+
+/// Has a target run a network (id, NAME or NAME@VERSION), or nothing of its own.
+pub(crate) async fn roll_out_now(app: &Arc<App>, target: Target, model: Option<String>) -> Answer<DeploymentRow> {
+    let find = move |app: &App| {
+        let Some(model) = model else { return Ok(None) };
+        let record = app.registry().get(&model)?;
+        if record.retired_unix.is_some() {
+            return Err(ApiError::conflict(format!(
+                "{} is retired: it is not deployed again",
+                record.versioned_name()
+            )));
+        }
+        let id = record.id.to_string();
+        // So that its results can be released as the policy says, or nobody waits for them.
+        app.agent(&id)?.check_policy(&app.policy).map_err(|refusal| ApiError::conflict(refusal.to_string()))?;
+        Ok(Some(id))
+    };
+    let model = app.blocking(find).await?;
     if let Some(model) = &model {
         // Before a device can ask for it, and so that it fails here if it fails.
         app.bundle(model).await?;
     }
-    let row = app.blocking(move |app| Ok(app.fleet.deploy(&target, model.as_deref())?)).await?;
-    Ok(answer(&row))
+    app.blocking(move |app| Ok(app.fleet.deploy(&target, model.as_deref())?)).await
 }
 
 /// Has a group or a device run again what it ran before.
@@ -113,12 +116,12 @@ pub(super) async fn roll_out(State(app): State<Arc<App>>, headers: HeaderMap, bo
     responses((status = 201, body = serde_json::Value), (status = 404), (status = 409)))]
 pub(super) async fn roll_back(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Answer<Response> {
     let wanted: RollBack = body::json(&app, &headers, body).await?;
-    let row = app
-        .blocking(move |app| {
-            let target = target(app, wanted.group, wanted.device)?;
-            let none = || ApiError::conflict("it ran nothing else before that could run again");
-            app.fleet.roll_back(&target)?.ok_or_else(none)
-        })
-        .await?;
+    let row = app.blocking(move |app| roll_back_now(app, &known_target(app, wanted.group, wanted.device)?)).await?;
     Ok(answer(&row))
+}
+
+/// Has a target run again what it ran before.
+pub(crate) fn roll_back_now(app: &App, target: &Target) -> Answer<DeploymentRow> {
+    let none = || ApiError::conflict("it ran nothing else before that could run again");
+    app.fleet.roll_back(target)?.ok_or_else(none)
 }

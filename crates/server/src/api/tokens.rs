@@ -31,13 +31,13 @@ pub(super) struct NewToken {
 
 /// A new token. It is shown this once.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Token {
+pub(crate) struct Token {
     /// Its id, for withdrawing it.
-    id: String,
+    pub id: String,
     /// What the device presents.
-    token: String,
+    pub token: String,
     /// When it expires, milliseconds since 1970.
-    expires: i64,
+    pub expires: i64,
 }
 
 /// The tokens, without what makes them tokens.
@@ -53,20 +53,20 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Answer<Response> {
     request_body = NewToken, responses((status = 201, body = Token)))]
 pub(super) async fn make(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Answer<Response> {
     let wanted: NewToken = body::json(&app, &headers, body).await?;
-    plain_name("group", &wanted.group)?;
-    let seconds = wanted.valid_seconds.unwrap_or(86_400);
+    let made = app.blocking(move |app| make_now(app, &wanted.group, wanted.valid_seconds.unwrap_or(86_400))).await?;
+    Ok((StatusCode::CREATED, Json(made)).into_response())
+}
+
+/// Makes a token for a device of a group that holds so many seconds.
+pub(crate) fn make_now(app: &App, group: &str, seconds: u32) -> Answer<Token> {
+    plain_name("group", group)?;
     if !(1..=30 * 86_400).contains(&seconds) {
         return Err(ApiError::bad("valid_seconds: 1 to 2592000 (30 days)"));
     }
-    let made = app
-        .blocking(move |app| {
-            let token = new_token(ENROL_PREFIX)?;
-            let expires = now() + i64::from(seconds) * 1000;
-            let row = app.fleet.add_enrolment_token(&digest(&token), &wanted.group, expires)?;
-            Ok(Token { id: row.id, token: token.to_string(), expires })
-        })
-        .await?;
-    Ok((StatusCode::CREATED, Json(made)).into_response())
+    let token = new_token(ENROL_PREFIX)?;
+    let expires = now() + i64::from(seconds) * 1000;
+    let row = app.fleet.add_enrolment_token(&digest(&token), group, expires)?;
+    Ok(Token { id: row.id, token: token.to_string(), expires })
 }
 
 /// Withdraws a token that was not used.

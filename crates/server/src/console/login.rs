@@ -12,7 +12,7 @@ use maud::{Markup, html};
 use subrosa_registry::fleet::{Event, digest, new_token};
 use subrosa_registry::time::now;
 
-use super::session::{self, SignedIn};
+use super::session::{self, Asked};
 use super::{Console, Problem, Shown, pages};
 use crate::auth::OWNER_PREFIX;
 use crate::error::ApiError;
@@ -145,12 +145,10 @@ pub(super) async fn login(
 
 pub(super) async fn logout(
     State(console): State<Arc<Console>>,
-    Extension(session): Extension<SignedIn>,
     headers: HeaderMap,
-    body: Body,
+    Asked { app, session, .. }: Asked,
 ) -> Shown<Response> {
-    session.form(&console.app, &headers, body).await?;
-    console.app.blocking(move |app| Ok(app.fleet.close_session(&session.hash)?)).await?;
+    app.blocking(move |app| Ok(app.fleet.close_session(&session.hash)?)).await?;
     let cookie = session::set_cookie(&console, &headers, None);
     Ok(([(header::SET_COOKIE, cookie)], Redirect::to("/console/login")).into_response())
 }

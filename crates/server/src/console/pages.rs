@@ -2,10 +2,12 @@
 
 pub(super) mod alarms;
 pub(super) mod audit;
+pub(super) mod deployments;
 pub(super) mod devices;
 pub(super) mod models;
 pub(super) mod protect;
 pub(super) mod results;
+pub(super) mod tokens;
 
 use std::collections::HashMap;
 
@@ -120,9 +122,15 @@ fn token(session: &SignedIn) -> Markup {
 
 /// A button that does something, as a form of its own.
 fn action(session: &SignedIn, to: &str, name: &str, about: &str, danger: bool) -> Markup {
+    action_with(session, to, &[], name, about, danger)
+}
+
+/// The same with these fields.
+fn action_with(session: &SignedIn, to: &str, fields: &[(&str, &str)], name: &str, about: &str, danger: bool) -> Markup {
     html! {
         form method="post" action=(to) {
             (token(session))
+            @for (name, value) in fields { input type="hidden" name=(name) value=(value); }
             button.small.(if danger { "danger" } else { "quiet" }) type="submit" aria-label={ (name) " " (about) } { (name) }
         }
     }
@@ -130,11 +138,35 @@ fn action(session: &SignedIn, to: &str, name: &str, about: &str, danger: bool) -
 
 /// The same behind a question.
 fn asked(session: &SignedIn, to: &str, name: &str, about: &str, question: &str) -> Markup {
+    asked_with(session, to, &[], name, about, question)
+}
+
+fn asked_with(
+    session: &SignedIn,
+    to: &str,
+    fields: &[(&str, &str)],
+    name: &str,
+    about: &str,
+    question: &str,
+) -> Markup {
     html! {
         details {
             summary aria-label={ (name) " " (about) } { (name) }
             p.hint { (question) }
-            (action(session, to, &format!("{name} now"), about, true))
+            (action_with(session, to, fields, &format!("{name} now"), about, true))
+        }
+    }
+}
+
+/// A field of a form that offers a choice: pairs of value and text.
+fn choice<T: AsRef<str>>(name: &str, label: &str, hint: &str, options: &[(T, T)]) -> Markup {
+    html! {
+        div {
+            label for=(name) { (label) }
+            select id=(name) name=(name) aria-describedby={ (name) "-hint" } {
+                @for (value, text) in options { option value=(value.as_ref()) { (text.as_ref()) } }
+            }
+            p.hint id={ (name) "-hint" } { (hint) }
         }
     }
 }
@@ -178,6 +210,14 @@ impl Names {
         let models = records.iter().map(|record| (record.id.to_string(), record.versioned_name())).collect();
         let devices = app.fleet.devices()?.into_iter().map(|device| (device.id, device.name)).collect();
         Ok(Self { models, devices, classes })
+    }
+
+    fn model_name<'a>(&'a self, id: &'a str) -> &'a str {
+        self.models.get(id).map_or(id, String::as_str)
+    }
+
+    fn device_name<'a>(&'a self, id: &'a str) -> &'a str {
+        self.devices.get(id).map_or(id, String::as_str)
     }
 
     fn model(&self, id: &str) -> Markup {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
@@ -40,12 +40,32 @@ impl SignedIn {
         let refused = "the form is not one of this session: load the page again and repeat it";
         if same { Ok(()) } else { Err(ApiError::new(StatusCode::FORBIDDEN, refused)) }
     }
+}
 
-    /// The fields of a form, if it is one of this session.
-    pub async fn form(&self, app: &Arc<App>, headers: &HeaderMap, body: Body) -> Shown<HashMap<String, String>> {
-        let fields = fields(app, headers, body).await?;
-        self.check(fields.get(FIELD).map(String::as_str))?;
-        Ok(fields)
+/// What a form of the session asks for; extracted only if it carries [`SignedIn::csrf`].
+pub(super) struct Asked {
+    pub app: Arc<App>,
+    pub session: SignedIn,
+    /// What the address names; empty where it names nothing.
+    pub id: String,
+    /// The form's fields.
+    pub fields: HashMap<String, String>,
+}
+
+impl FromRequest<Arc<Console>> for Asked {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, console: &Arc<Console>) -> Shown<Self> {
+        let app = Arc::clone(&console.app);
+        let (mut parts, body) = request.into_parts();
+        // Who is not signed in does not get here.
+        let session =
+            parts.extensions.get::<SignedIn>().cloned().ok_or_else(|| ApiError::inside("a form without a session"))?;
+        let id = Option::<Path<String>>::from_request_parts(&mut parts, console).await;
+        let id = id.map_err(|_| ApiError::bad("the address is damaged"))?.map_or_else(String::new, |Path(id)| id);
+        let fields = fields(&app, &parts.headers, body).await?;
+        session.check(fields.get(FIELD).map(String::as_str))?;
+        Ok(Self { app, session, id, fields })
     }
 }
 

@@ -63,7 +63,7 @@ async fn round(app: &Arc<App>) -> Answer<usize> {
                 (claimed, decision)
             })
             .collect();
-        let permit = |_: &str, usage: &Usage| app.policy.budget.check(&owners(usage)).map_err(|r| told(&r));
+        let permit = |_: &str, usage: &Usage| app.policy.budget.permit(usage);
         let written = app.fleet.decide(&app.worker, &examined, &permit)?;
         for ((claimed, _), written) in examined.iter().zip(written) {
             let Some(written) = written else { continue };
@@ -80,26 +80,6 @@ async fn round(app: &Arc<App>) -> Answer<usize> {
         Ok(count)
     })
     .await
-}
-
-fn owners(usage: &Usage) -> subrosa_owner::release::Usage {
-    subrosa_owner::release::Usage {
-        device_today: usage.device_today,
-        device_total: usage.device_total,
-        model_today: usage.model_today,
-        model_total: usage.model_total,
-        device_violations: usage.device_violations,
-    }
-}
-
-/// Code and text of a refusal.
-fn told(refusal: &Refusal) -> (String, String) {
-    (refusal.code().to_owned(), refusal.to_string())
-}
-
-fn refused(refusal: &Refusal) -> Decision {
-    let (code, reason) = told(refusal);
-    Decision::Refuse { code, reason, violation: refusal.is_violation() }
 }
 
 /// The records of claimed results; nothing where the store could not be read.
@@ -133,12 +113,8 @@ async fn fetch(app: &App, claimed: &[Claimed]) -> Vec<Option<Bytes>> {
 /// What is to become of a result. What is wrong here and not with the result is tried later.
 fn decide(app: &App, claimed: &Claimed, record: &[u8]) -> Decision {
     match examine(app, claimed, record) {
-        Ok(Ok(released)) => Decision::Release {
-            class: released.label as u64,
-            prediction: serde_json::to_value(&released).unwrap_or_default(),
-            near: released.near,
-        },
-        Ok(Err(refusal)) => refused(&refusal),
+        Ok(Ok(released)) => released.decision(),
+        Ok(Err(refusal)) => refusal.decision(),
         Err(error) => {
             tracing::error!(
                 result = claimed.id,
@@ -166,7 +142,6 @@ fn examine(app: &App, claimed: &Claimed, record: &[u8]) -> Answer<Result<Release
     if device.revoked.is_some() {
         return Ok(Err(Refusal::Revoked { device: claimed.device.clone() }));
     }
-    let key = hex::decode(&device.public_key).ok().and_then(|key| key.try_into().ok());
-    let signer = Signer { public_key: key.ok_or_else(|| ApiError::inside("a device's public key in the registry"))? };
+    let signer = Signer { public_key: device.key()? };
     Ok(app.agent(&claimed.model)?.examine(&signer, &result, &app.policy))
 }

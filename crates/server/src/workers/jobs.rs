@@ -260,7 +260,10 @@ fn protect_now(app: &App, wanted: &Protect, files: &[std::path::PathBuf], shown:
         ApiError { inside: Some(inside), .. } => ApiError { inside: None, ..ApiError::bad(inside) },
         error => error,
     })?;
-    Ok(json!({ "model": report.id, "name": report.name, "version": report.version, "seconds": report.protect_seconds }))
+    // It is protected, whatever comes of this.
+    let warnings: Vec<String> = app.agent(&report.id).ok().and_then(|agent| agent.warning()).into_iter().collect();
+    let (id, seconds) = (&report.id, report.protect_seconds);
+    Ok(json!({ "model": id, "name": report.name, "version": report.version, "seconds": seconds, "warnings": warnings }))
 }
 
 fn samples(file: &Path) -> Answer<Dataset> {

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use subrosa_owner::release::LabelCounts;
-use subrosa_registry::fleet::{Counted, NewAlarm};
+use subrosa_owner::release;
+use subrosa_registry::fleet::NewAlarm;
 use subrosa_registry::time::now;
 
 use crate::error::Answer;
@@ -67,30 +67,12 @@ pub(crate) async fn run(app: Arc<App>, mut stop: Stop) {
     }
 }
 
-/// As the owner counts them.
-pub(crate) fn counts(counted: &Counted) -> LabelCounts {
-    LabelCounts { labels: counted.classes.clone(), near: counted.near }
-}
-
+/// Looks at the labels of a device on a day.
 fn look(app: &App, day: i64, model: &str, device: &str) -> Answer<()> {
-    let all = app.fleet.label_counts(model, day)?;
-    let Some(own) = all.get(device).map(counts) else { return Ok(()) };
-    // Those that stand out themselves are nothing to compare with.
-    let alarmed = app.fleet.alarmed(model, day)?;
-    let mut fleet = LabelCounts::default();
-    for (_, counted) in all.iter().filter(|(other, _)| *other != device && !alarmed.contains(other)) {
-        fleet.near += counted.near;
-        fleet.labels.resize(fleet.labels.len().max(counted.classes.len()), 0);
-        fleet.labels.iter_mut().zip(&counted.classes).for_each(|(sum, n)| *sum += n);
-    }
-    let agent = app.agent(model)?;
-    for (reference, with) in [("calibration", agent.reference()), ("fleet", Some(&fleet))] {
-        let Some(alarm) = with.and_then(|with| own.alarm(with)) else { continue };
-        let text = alarm.to_string();
-        let (model, device) = (model.to_owned(), device.to_owned());
-        let new = NewAlarm { model, day, device, reference, text, bits: alarm.bits };
-        if app.fleet.raise(&new)? {
-            tracing::warn!(model = new.model, device = new.device, reference, text = new.text, "labels stand out");
+    for (alarm, new) in release::look(&app.fleet, &*app.agent(model)?, day, device)? {
+        if new {
+            let NewAlarm { model, device, reference, text, .. } = alarm;
+            tracing::warn!(model, device, reference, text, "labels stand out");
         }
     }
     Ok(())

@@ -2,23 +2,22 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::extract::{Extension, Path, State};
-use axum::http::HeaderMap;
+use axum::extract::{Extension, State};
 use axum::response::Redirect;
 use maud::{Markup, html};
+use subrosa_owner::release::LabelCounts;
 use subrosa_registry::fleet::AlarmRow;
 use subrosa_registry::time::now;
 
 use super::{Names, action, head, heading, live_status, page, region, words};
 use crate::console::chart::shares;
 use crate::console::live::Regions;
-use crate::console::session::SignedIn;
+use crate::console::session::{Asked, SignedIn};
 use crate::console::text::{moment, whole};
 use crate::console::{Console, Problem, Shown};
 use crate::error::{Answer, ApiError};
 use crate::state::App;
-use crate::workers::watch::{DAY, counts};
+use crate::workers::watch::DAY;
 
 const PLACE: &str = "/console/alarms";
 
@@ -73,7 +72,7 @@ fn today(app: &App) -> Answer<Markup> {
             h3 { (names.model(model)) }
             div.charts {
                 @for (device, counted) in devices {
-                    @let own = counts(counted);
+                    @let own = LabelCounts::from(counted);
                     figure {
                         figcaption { (names.device(device)) ": " (whole(own.results())) " results, " (whole(own.near)) " near a second class" }
                         (shares("Shares of the classes, beside those of calibration", &own.labels,
@@ -108,17 +107,9 @@ pub(in crate::console) async fn show(
     Ok(shown.await?)
 }
 
-pub(in crate::console) async fn acknowledge(
-    State(console): State<Arc<Console>>,
-    Extension(session): Extension<SignedIn>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Shown<Redirect> {
-    session.form(&console.app, &headers, body).await?;
-    let known = console
-        .app
-        .blocking(move |app| Ok(app.fleet.acknowledge(&id)? || app.fleet.alarms(1000)?.iter().any(|a| a.id == id)));
+pub(in crate::console) async fn acknowledge(Asked { app, id, .. }: Asked) -> Shown<Redirect> {
+    let known =
+        app.blocking(move |app| Ok(app.fleet.acknowledge(&id)? || app.fleet.alarms(1000)?.iter().any(|a| a.id == id)));
     if known.await? {
         Ok(Redirect::to(PLACE))
     } else {

@@ -6,10 +6,10 @@ use axum::extract::{Extension, Query, State};
 use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::Value;
+use subrosa_owner::release::check_log;
 use subrosa_registry::fleet::AuditRow;
 
 use super::{amount, head, heading, hex_only, page, short, words};
-use crate::api::audit::{Chain, chain};
 use crate::console::session::SignedIn;
 use crate::console::text::moment;
 use crate::console::{Console, Shown};
@@ -117,16 +117,16 @@ pub(in crate::console) async fn verify(
     Extension(session): Extension<SignedIn>,
 ) -> Shown<Markup> {
     let shown = console.app.blocking(move |app| {
-        let verdict = match chain(app)? {
-            Chain::Intact { entries, head } => html! {
+        let verdict = match check_log(&app.fleet)? {
+            Ok(head) => html! {
                 div.card.notice role="status" {
-                    p { span.tag.good { "intact" } " All " (entries) " entries are as they were written. Note the last hash elsewhere:" }
-                    p.mono { (head) }
+                    p { span.tag.good { "intact" } " All " (head.count) " entries are as they were written. Note the last hash elsewhere:" }
+                    p.mono { (hex::encode(head.hash)) }
                 }
             },
-            Chain::Broken { entry, reason } => html! {
+            Err(broken) => html! {
                 div.card.notice.bad role="alert" {
-                    p { span.tag.bad { "broken" } " From entry " (entry) " on it is not what was written: " (reason) "." }
+                    p { span.tag.bad { "broken" } " From entry " (broken.sequence) " on it is not what was written: " (broken.reason) "." }
                 }
             },
         };

@@ -1,10 +1,8 @@
-//! Devices: when they were last heard of, what they run, how much they send.
+//! Devices: when they were last heard of, what they run, how much they send, what they are to run, and how they are enrolled.
 
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::extract::{Extension, Path, State};
-use axum::http::HeaderMap;
+use axum::extract::{Extension, State};
 use axum::response::Redirect;
 use maud::{Markup, html};
 use serde_json::Value;
@@ -12,10 +10,10 @@ use subrosa_registry::fleet::Device;
 use subrosa_registry::time::now;
 use subrosa_terminal::text::seconds;
 
-use super::{Names, action, amount, asked, head, heading, live_status, page, region, words};
+use super::{Names, action, amount, asked, deployments, head, heading, live_status, page, region, tokens, words};
 use crate::console::live::Regions;
-use crate::console::session::SignedIn;
-use crate::console::text::{ago, moment, whole};
+use crate::console::session::{Asked, SignedIn};
+use crate::console::text::{ago, whole};
 use crate::console::{Console, Problem, Shown};
 use crate::error::{Answer, ApiError};
 use crate::state::App;
@@ -105,7 +103,7 @@ fn table(app: &App, session: &SignedIn) -> Answer<Markup> {
     let (today, ever) = (app.fleet.examined(Some(now() / DAY))?, app.fleet.examined(None)?);
     let violations = app.fleet.violations()?;
     Ok(html! {
-        @if devices.is_empty() { p.soft { "None is enrolled yet: POST /api/v1/tokens makes a token for one." } } @else {
+        @if devices.is_empty() { p.soft { "None is enrolled yet." } } @else {
             table {
                 (head(&[words("Device, group"), words("State"), words("Last seen"), words("Runs"), amount("Results"), amount("Today"), amount("Ever"), amount("Waiting there"), words("Actions")]))
                 tbody {
@@ -120,36 +118,12 @@ fn table(app: &App, session: &SignedIn) -> Answer<Markup> {
     })
 }
 
-fn deployments(app: &App) -> Answer<Markup> {
-    let names = Names::of(app)?;
-    let rows = app.fleet.deployments(false)?;
-    Ok(html! {
-        @if rows.is_empty() { p.soft { "Nothing is deployed yet: POST /api/v1/deployments rolls out." } } @else {
-            table {
-                (head(&[words("Target"), words("Runs"), words("Last change"), amount("Generation"), words("When")]))
-                tbody {
-                    @for row in &rows {
-                        tr data-row=(row.generation) {
-                            td data-label="Target" {
-                                @match &row.target {
-                                    subrosa_registry::fleet::Target::Group(group) => span { "group " (group) },
-                                    subrosa_registry::fleet::Target::Device(id) => span { "device " (names.device(id)) },
-                                }
-                            }
-                            td data-label="Runs" { @match &row.model { Some(id) => (names.model(id)), None => span.soft { "nothing" } } }
-                            td data-label="Last change" { (row.action) }
-                            td.number data-label="Generation" { (row.generation) }
-                            td data-label="When" { (moment(row.created)) }
-                        }
-                    }
-                }
-            }
-        }
-    })
-}
-
 pub(in crate::console) fn regions(app: &App, session: &SignedIn) -> Answer<Regions> {
-    Ok(vec![("devices", table(app, session)?), ("deployments", deployments(app)?)])
+    Ok(vec![
+        ("devices", table(app, session)?),
+        ("deployments", deployments::table(app, session)?),
+        ("tokens", tokens::table(app, session)?),
+    ])
 }
 
 pub(in crate::console) async fn show(
@@ -162,7 +136,17 @@ pub(in crate::console) async fn show(
             section.card aria-label="Devices" { (live_status()) (region("devices", &table(app, &session)?)) }
             section.card aria-labelledby="deployments-title" {
                 h2 id="deployments-title" { "Deployments" }
-                (region("deployments", &deployments(app)?))
+                (region("deployments", &deployments::table(app, &session)?))
+            }
+            section.card aria-labelledby="rollout-title" {
+                h2 id="rollout-title" { "Roll out" }
+                (deployments::form(app, &session)?)
+            }
+            section.card aria-labelledby="enrol-title" {
+                h2 id="enrol-title" { "Enrol a device" }
+                (tokens::form(app, &session)?)
+                h3 { "Tokens that wait to be used" }
+                (region("tokens", &tokens::table(app, &session)?))
             }
         };
         page(app, &session, "Devices", PLACE, Some("devices"), &body)
@@ -170,31 +154,13 @@ pub(in crate::console) async fn show(
     Ok(shown.await?)
 }
 
-pub(in crate::console) async fn revoke(
-    State(console): State<Arc<Console>>,
-    Extension(session): Extension<SignedIn>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Shown<Redirect> {
-    session.form(&console.app, &headers, body).await?;
-    let known = console.app.blocking(move |app| Ok(app.fleet.revoke(&id)? || app.fleet.device(&id)?.is_some())).await?;
+pub(in crate::console) async fn revoke(Asked { app, id, .. }: Asked) -> Shown<Redirect> {
+    let known = app.blocking(move |app| Ok(app.fleet.revoke(&id)? || app.fleet.device(&id)?.is_some())).await?;
     if known { Ok(Redirect::to(PLACE)) } else { Err(unknown()) }
 }
 
-pub(in crate::console) async fn readmit(
-    State(console): State<Arc<Console>>,
-    Extension(session): Extension<SignedIn>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Shown<Redirect> {
-    session.form(&console.app, &headers, body).await?;
-    if console.app.blocking(move |app| Ok(app.fleet.readmit(&id)?)).await? {
-        Ok(Redirect::to(PLACE))
-    } else {
-        Err(unknown())
-    }
+pub(in crate::console) async fn readmit(Asked { app, id, .. }: Asked) -> Shown<Redirect> {
+    if app.blocking(move |app| Ok(app.fleet.readmit(&id)?)).await? { Ok(Redirect::to(PLACE)) } else { Err(unknown()) }
 }
 
 fn unknown() -> Problem {

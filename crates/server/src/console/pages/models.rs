@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::{Extension, Path, State};
-use axum::http::HeaderMap;
 use axum::response::Redirect;
 use maud::{Markup, html};
 use serde_json::Value;
@@ -15,7 +13,7 @@ use subrosa_terminal::text::{bytes, percent, seconds};
 use super::{amount, asked, head, heading, page, words};
 use crate::api::models::retire_now;
 use crate::console::chart::{Bar, columns};
-use crate::console::session::SignedIn;
+use crate::console::session::{Asked, SignedIn};
 use crate::console::text::{moment, whole};
 use crate::console::{Console, Shown};
 
@@ -197,6 +195,8 @@ pub(in crate::console) async fn show(
             facts.push(("Bundle", bytes(bundle.bytes)));
         }
         let replaced = record.report.pointer("/replaced").and_then(Value::as_array).cloned().unwrap_or_default();
+        // Without its key here nothing can be said.
+        let warning = app.agent(&record.id.to_string()).ok().and_then(|agent| agent.warning());
         let body = html! {
             (heading(&name, "What was chosen, forecast and measured when it was protected."))
             section.card aria-label="Parameters" {
@@ -204,6 +204,7 @@ pub(in crate::console) async fn show(
                     h2 { "Parameters" }
                     div { (state(&record, &deployments)) }
                 }
+                @if let Some(warning) = &warning { p.notice.bad role="note" id="warning" { (warning) } }
                 div.charts { (primes(&record)) }
                 dl {
                     @for (name, value) in &facts { div { dt { (name) } dd { (value) } } }
@@ -229,14 +230,7 @@ pub(in crate::console) async fn show(
     Ok(shown.await?)
 }
 
-pub(in crate::console) async fn retire(
-    State(console): State<Arc<Console>>,
-    Extension(session): Extension<SignedIn>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Shown<Redirect> {
-    session.form(&console.app, &headers, body).await?;
-    let record = console.app.blocking(move |app| retire_now(app, &id)).await?;
+pub(in crate::console) async fn retire(Asked { app, id, .. }: Asked) -> Shown<Redirect> {
+    let record = app.blocking(move |app| retire_now(app, &id)).await?;
     Ok(Redirect::to(&format!("{PLACE}/{}", record.id)))
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use subrosa_registry::fleet::JobRow;
 use subrosa_terminal::text::seconds;
 
-use super::{head, heading, live_status, page, region, token, words};
+use super::{choice, head, heading, live_status, page, region, token, words};
 use crate::api::{models, uploads};
 use crate::body;
 use crate::console::live::Regions;
@@ -54,7 +54,12 @@ fn job(job: &JobRow) -> Markup {
                         }
                     }
                     "failed" => span { (job.error.as_deref().unwrap_or_default()) },
-                    "done" => @if let Some(took) = took { "protected in " (took) },
+                    "done" => div {
+                        @if let Some(took) = took { "protected in " (took) }
+                        @for warning in result("warnings").and_then(Value::as_array).into_iter().flatten() {
+                            p.hint { span.tag.warn { "warning" } " " (warning.as_str().unwrap_or_default()) }
+                        }
+                    },
                     _ => "waits for its turn",
                 }
             }
@@ -77,18 +82,6 @@ fn jobs(app: &App) -> Answer<Markup> {
 
 pub(in crate::console) fn regions(app: &App, _: &SignedIn) -> Answer<Regions> {
     Ok(vec![("jobs", jobs(app)?)])
-}
-
-fn select(name: &str, label: &str, hint: &str, options: &[(&str, &str)]) -> Markup {
-    html! {
-        div {
-            label for=(name) { (label) }
-            select id=(name) name=(name) aria-describedby={ (name) "-hint" } {
-                @for (value, text) in options { option value=(value) { (text) } }
-            }
-            p.hint id={ (name) "-hint" } { (hint) }
-        }
-    }
 }
 
 fn file(name: &str, label: &str, hint: &str, accept: Option<&str>, required: bool) -> Markup {
@@ -114,13 +107,13 @@ fn form(session: &SignedIn) -> Markup {
                             spellcheck="false" aria-describedby="name-hint";
                         p.hint id="name-hint" { "Letters, digits, '.', '_', '-'. A name that exists gets a new version." }
                     }
-                    (select("scope", "Encrypted part", "Everything before it is handed out in the clear.", &[
+                    (choice("scope", "Encrypted part", "Everything before it is handed out in the clear.", &[
                         ("classifier", "classifier: the dense layers at the end"), ("last", "the last layer"), ("all", "the whole network"),
                     ]))
-                    (select("input", "Input", "Plain: the edge sees its own samples anyway, and is faster.", &[
+                    (choice("input", "Input", "Plain: the edge sees its own samples anyway, and is faster.", &[
                         ("encrypted", "encrypted"), ("plain", "plain"),
                     ]))
-                    (select("security", "Security", "By the guidelines of 2024.", &[
+                    (choice("security", "Security", "By the guidelines of 2024.", &[
                         ("128", "128 bits"), ("192", "192 bits"), ("256", "256 bits"),
                     ]))
                     div {
