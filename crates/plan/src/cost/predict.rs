@@ -207,10 +207,12 @@ impl Walk<'_> {
                 self.registers.extend((0..layout.outputs()).map(|o| (dst + o, (level, degree))));
                 let products = layout.outputs() * layout.chunks();
                 let weight_bytes = (2 * products * a.polynomial_bytes(level, 0)) as u64;
-                // The sums are short: reducing them counts.
+                // The sums are short: reducing and writing them counts.
                 let results = (degree + 1) * layout.outputs() * l(level);
-                let work =
-                    a.multiply_adds(multiplied * products * l(level)) + a.elementwise(results) + a.buffers(results);
+                let work = a.multiply_adds(multiplied * products * l(level))
+                    + a.elementwise(results)
+                    + a.buffers(results)
+                    + a.beyond_cache(results);
                 (level, Work { products, weight_bytes, ..work })
             }
             Step::CoefficientRows { layout, src, weights, dst } => {

@@ -283,11 +283,21 @@ impl<'a> Arithmetic<'a> {
         (sampled + self.ntts(3 * level) + self.elementwise(4 * level) + self.multiply_adds(2 * level)) * polynomials
     }
 
+    /// What it takes besides to write results of so many limbs where they do not stay in the cache.
+    pub fn beyond_cache(&self, limbs: usize) -> Work {
+        let bytes = size_of::<u64>() * self.n * limbs;
+        self.time(self.from_memory(bytes as u64) * self.model.keys.byte * bytes as f64)
+    }
+
     fn stream(&self, stream: Stream, words: usize, bytes: usize) -> Work {
-        // From the size of the cache to twice that, more and more comes from memory.
-        let from_memory = (self.resident.max(bytes as u64) as f64 / self.model.cache_bytes - 1.0).clamp(0.0, 1.0);
         let cached = stream.word * words as f64;
+        let from_memory = self.from_memory(self.resident.max(bytes as u64));
         self.time(cached + from_memory * (stream.byte * bytes as f64 - cached).max(0.0))
+    }
+
+    /// From the size of the cache to twice that, more and more comes from memory.
+    fn from_memory(&self, bytes: u64) -> f64 {
+        (bytes as f64 / self.model.cache_bytes - 1.0).clamp(0.0, 1.0)
     }
 
     fn time(&self, nanoseconds: f64) -> Work {
