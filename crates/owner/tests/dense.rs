@@ -37,8 +37,8 @@ enum Form {
 }
 
 const FORMS: [Form; 6] = [Form::Dense, Form::Squares, Form::Linear, Form::Sequence, Form::Convolution, Form::Convolved];
-/// Values between two layers.
-const HIDDEN: usize = 17;
+/// Values between two layers; as many as no network has features.
+const HIDDEN: usize = 19;
 const STEPS: usize = 3;
 const CALIBRATION_SEED: u64 = 2;
 
