@@ -60,7 +60,8 @@ pub struct Calibration {
     /// How many samples the approximated network put into each class; empty with synthetic inputs and in reports of earlier versions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<u64>,
-    /// A twentieth of the samples had their two best outputs at most so far apart; 0 where there are no [`labels`](Self::labels).
+    /// A twentieth of the samples had their two best outputs at most so far apart; 0 where there are no [`labels`](Self::labels) or
+    /// one output alone.
     #[serde(default)]
     pub near_margin: f64,
 }
@@ -103,7 +104,9 @@ pub(crate) fn on_data(
     measured.labels.iter().filter_map(|&l| counts.get_mut(l).map(|c| *c += 1)).for_each(drop);
     measured.calibration.labels = counts;
     measured.margins.sort_by(f64::total_cmp);
-    measured.calibration.near_margin = measured.margins.get(data.count / NEAR_SHARE).copied().unwrap_or(0.0);
+    // One output alone has no second: its margin is infinite.
+    let margin = measured.margins.get(data.count / NEAR_SHARE).copied().filter(|m| m.is_finite());
+    measured.calibration.near_margin = margin.unwrap_or(0.0);
     if let Some(labels) = &data.labels {
         let hits = |of: &[usize]| of.iter().zip(labels).filter(|(a, b)| **a == **b as usize).count();
         measured.calibration.accuracy = Some((share(hits(&expected)), share(hits(&measured.labels))));

@@ -437,7 +437,9 @@ impl Owner {
                     kernel,
                 });
                 // A whole network of dense layers is a circuit too, whose error is simulated and not bounded: often a smaller ring.
-                let may_be_circuit = request.scope == Scope::All && request.fold && !calibration.synthetic;
+                // One layer alone is planned the same way as either.
+                let several = chain.layers.len() > 1;
+                let may_be_circuit = several && request.scope == Scope::All && request.fold && !calibration.synthetic;
                 let circuit = may_be_circuit.then(|| prepared.network.circuit(&request.scope, &request.substitutions));
                 let below = as_chain.as_ref().ok().map(|plan| request.prefer.rank(&plan.prediction));
                 let as_circuit = circuit.and_then(Result::ok).and_then(|split| whole(&split.circuit, below).ok());

@@ -67,6 +67,11 @@ impl Stage {
         self.weights.get(row * self.cols + col).copied().unwrap_or(0.0)
     }
 
+    /// Largest absolute bias.
+    pub fn max_bias(&self) -> f64 {
+        self.bias.iter().fold(0.0f64, |m, b| m.max(b.abs()))
+    }
+
     /// An upper estimate of the spectral norm: power iteration on W^T W, with 5 % to spare, never above the Frobenius norm. It
     /// ends early where the estimate has settled, or is above `enough` already (it never falls).
     pub fn spectral_norm(&self, enough: f64) -> f64 {

@@ -90,6 +90,22 @@ pub(crate) enum ConstantKind {
     Circuit(Constant),
 }
 
+impl ConstantKind {
+    /// A bound of the coefficients of the group's plaintexts, before they are scaled.
+    fn largest(&self, stages: &[Stage]) -> f64 {
+        let stage_of = |i: &usize| stages.get(*i);
+        match self {
+            Self::Diagonals { stage, .. } | Self::Dot { stage, .. } => stage_of(stage).map_or(0.0, |s| s.max_weight),
+            Self::Rows { stage, layout } => {
+                stage_of(stage).map_or(0.0, |s| s.max_row_norm * (s.cols as f64).sqrt() / layout.period as f64)
+            }
+            Self::SlotBias { stage, .. } | Self::DotBias { stage, .. } => stage_of(stage).map_or(0.0, |s| s.max_bias()),
+            Self::RowsBias { stage, layout } => stage_of(stage).map_or(0.0, |s| s.max_bias() / layout.period as f64),
+            Self::Circuit(constant) => constant.largest(),
+        }
+    }
+}
+
 /// A candidate: a program, what its constants hold, its error, and the keys it uses together.
 pub(crate) struct Draft {
     pub program: Program,
@@ -100,6 +116,12 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
+    /// The draft, if its results, its input and its constants fit its moduli.
+    pub fn that_fits(self, stages: &[Stage]) -> Option<Self> {
+        let largest: Vec<f64> = self.kinds.iter().map(|kind| kind.largest(stages)).collect();
+        self.primes.hold(&self.program, &largest).then_some(self)
+    }
+
     /// Gives the program its keys, and leaves only the special primes that they use.
     pub fn set_keys(&mut self, shapes: &Shapes) {
         self.primes.keep_specials(shapes.values().map(|s| s.specials).max().unwrap_or(0));

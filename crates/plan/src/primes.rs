@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 use subrosa_fhe::chain::swap_chain;
 use subrosa_fhe::parameters::MAX_DIGIT_EXCESS_BITS;
 use subrosa_fhe::{KeyShape, primes};
+use subrosa_program::Program;
 
 /// Largest prime size of the engine, bits.
 pub(crate) const MAX_PRIME_BITS: u32 = 50;
+
+/// Coefficients of plaintexts are encoded up to this size.
+const MAX_COEFFICIENT_BITS: f64 = 120.0;
 
 /// Smallest size of which there are enough primes congruent 1 modulo 2N.
 pub(crate) fn min_prime_bits(log_n: u32) -> u32 {
@@ -99,6 +103,18 @@ impl PrimeChain {
         let (log_q, log_p) = (log(&chain.pool), log(&special));
         let chain = Self { ciphertext: chain.pool, levels: Some(chain.levels), special, bound, log_q, log_p };
         (chain.log_q(bits.len()) <= bound).then_some(chain)
+    }
+
+    /// Whether a program's results, its input and its constants (of which `largest` bounds the coefficients, group by group) fit
+    /// the moduli of their levels.
+    pub fn hold(&self, program: &Program, largest: &[f64]) -> bool {
+        let fits = |value: f64, scale: f64, level: usize| {
+            let bits = (value * scale).log2();
+            bits + 1.0 < self.log_q(level) && bits < MAX_COEFFICIENT_BITS
+        };
+        let input = &program.input;
+        let constants = program.constants.iter().zip(largest).all(|(group, &v)| fits(v, group.scale, group.level));
+        constants && fits(input.max_abs, input.scale, input.level) && program.remaining_budget_bits() > 0.0
     }
 
     /// The primes of a level, in the order of its limbs.

@@ -27,7 +27,8 @@ pub(crate) fn draft(stage: &Stage, task: &Task<'_>, ring: &mut RingContext, choi
     let weight_scale = (unit + (weight_noise * range.input_norm).log2()).max(1.0).round().exp2();
     let input_scale = (unit + (input_noise * met.max(1e-9)).log2()).max(1.0).round().exp2();
     let scale = weight_scale * input_scale;
-    let bits = (scale * range.linear_max.max(f64::MIN_POSITIVE)).log2().max(0.0).ceil() as u32 + 2;
+    let largest = range.linear_max.max(stage.max_bias()).max(f64::MIN_POSITIVE);
+    let bits = (scale * largest).log2().max(0.0).ceil() as u32 + 2;
     let chain = PrimeChain::new(&mut ring.primes, &split_bytes(bits, log_n), 0, ring.bound)?;
     let level = chain.ciphertext.len();
     let spec = ParameterSpec::new(log_n, chain.ciphertext.clone(), Vec::new(), request.security);
@@ -74,5 +75,5 @@ pub(crate) fn draft(stage: &Stage, task: &Task<'_>, ring: &mut RingContext, choi
     };
     let kinds =
         vec![ConstantKind::Dot { stage: 0, layout: layout.clone() }, ConstantKind::DotBias { stage: 0, layout }];
-    Some(Draft { program, kinds, max_abs_error, sets: Vec::new(), primes: chain })
+    Draft { program, kinds, max_abs_error, sets: Vec::new(), primes: chain }.that_fits(&task.stages)
 }

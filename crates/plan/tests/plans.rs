@@ -154,3 +154,26 @@ fn what_is_preferred_is_not_larger_than_with_other_preferences() {
         assert!(memory_of(memory) <= memory_of(speed) && bundle_of(bundle) <= bundle_of(speed), "{shape:?}");
     }
 }
+
+#[test]
+fn what_cannot_be_precise_enough_is_refused_with_the_error_that_can_be_reached() {
+    let (chain, samples) = chain(&[64, 10], "none", 5);
+    let costs = CostModel::builtin(Kernel::Avx512Ifma);
+    let request = |max_error| PlanRequest {
+        chain: &chain,
+        input: InputRange { max_abs: 1.5, max_norm: 12.0 },
+        samples: &samples,
+        encrypted_input: true,
+        security: SecurityLevel::Bits128,
+        max_error,
+        memory_limit: None,
+        prefer: Prefer::Speed,
+        costs: &costs,
+        kernel: Kernel::Portable,
+    };
+    let refused = plan(&request(1e-30)).err().unwrap();
+    let PlanError::Precision { reached, wanted } = refused else { panic!("{refused}") };
+    assert!(wanted == 1e-30 && reached > wanted && reached < 1e-9, "{reached}");
+    // So much can be reached.
+    assert!(plan(&request(1.01 * reached)).is_ok());
+}

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use subrosa_fhe::Kernel;
 use subrosa_fhe::security::SecurityLevel;
+use subrosa_fhe::{Encoder, Kernel, Parameters};
 use subrosa_network::{
     ActivationKind, Circuit, CircuitLayer, LayerActivation, Place, Polynomial, Source, SparseMatrix, Term,
 };
@@ -269,6 +269,62 @@ fn what_cannot_be_planned_is_refused_with_its_layer() {
     net.circuit.layers[0].activation = LayerActivation::Function(ActivationKind::Relu);
     let error = net.plan(&samples, Encrypted::Both, None).err().unwrap().to_string();
     assert!(error.contains("'layer0'") && error.contains("--activation"), "{error}");
+}
+
+#[test]
+fn one_linear_map_is_planned_whatever_is_encrypted() {
+    let mut net = Net::new(10, image(2, 6, 6));
+    let places = image(3, 3, 3);
+    let convolved = net.convolution(Source::Input, &places, 3, 2, 1);
+    net.layer(places, vec![convolved], LayerActivation::Identity);
+    for plan in net.check() {
+        assert!(plan.forecast.remaining_budget_bits > 0.0, "{:?}", plan.forecast);
+        // Inner products of encrypted weights need no keys.
+        assert!(plan.program.has_plain_weights() || plan.program.keys.is_empty(), "{:?}", plan.program.keys);
+    }
+    // Its biases far beyond its outputs: a result that nearly cancels them.
+    let samples = net.samples(4);
+    let largest = samples.iter().flat_map(|x| net.circuit.eval(x)).fold(0.0f64, |m, v| m.max(v.abs()));
+    let mut far = Net { rng: StdRng::seed_from_u64(1), circuit: net.circuit.clone() };
+    let constant = far.circuit.input_places.len() as u32 - 1;
+    far.circuit.layers[0].bias.iter_mut().for_each(|b| *b -= 1e4 * largest);
+    let term = &mut far.circuit.layers[0].terms[0].matrix;
+    let mut rows: Vec<Vec<(u32, f64)>> =
+        (0..term.rows()).map(|r| term.row(r).filter(|w| w.0 != constant).collect()).collect();
+    rows.iter_mut().for_each(|row| row.push((constant, 1e4 * largest)));
+    *term = SparseMatrix::from_rows(term.cols(), rows).unwrap();
+    let mut samples = samples;
+    samples.iter_mut().for_each(|x| x[constant as usize] = 1.0);
+    for encrypted in [Encrypted::Both, Encrypted::Weights, Encrypted::Input] {
+        let plan = far.plan(&samples, encrypted, None).unwrap();
+        let parameters = Parameters::new(plan.program.parameters.clone(), Kernel::Portable).unwrap();
+        let encoder = Encoder::new(&parameters);
+        for (g, group) in plan.program.constants.iter().enumerate() {
+            (0..group.count).for_each(|i| drop(plan.constant(&encoder, g, i).unwrap()));
+        }
+    }
+}
+
+#[test]
+fn features_in_the_clear_enter_in_one_place() {
+    // A skip from the features past the first layer.
+    let mut net = Net::new(11, image(6, 1, 1));
+    let places = image(6, 1, 1);
+    let first = net.dense(Source::Input, 6);
+    let quadratic = net.quadratic(&places);
+    let inner = net.layer(places.clone(), vec![first], quadratic);
+    let (outer, skip) = (net.dense(inner, 6), net.dense(Source::Input, 6));
+    let quadratic = net.quadratic(&places);
+    let sum = net.layer(places, vec![outer, skip], quadratic);
+    let scores = net.dense(sum, 2);
+    net.layer(image(2, 1, 1), vec![scores], LayerActivation::Identity);
+    let samples = net.samples(6);
+    let plan = net.plan(&samples, Encrypted::Both, None).unwrap();
+    net.check_plan(&plan);
+    let refused = net.plan(&samples, Encrypted::Weights, None).err().unwrap();
+    assert!(matches!(refused, PlanError::Whole(WholeError::PlainInput { .. })), "{refused}");
+    let text = refused.to_string();
+    assert!(text.contains("'layer0', 'layer1'") && text.contains("--input encrypted"), "{text}");
 }
 
 #[test]

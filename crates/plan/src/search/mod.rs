@@ -63,6 +63,17 @@ pub enum PlanError {
         /// Layers in the chain.
         layers: usize,
     },
+    /// Nothing is precise enough.
+    #[error(
+        "the best secure parameters leave an error of about {reached:.2e} on outputs, {wanted:.2e} are wanted: the values on the way are too \
+         large for that. Give calibration data (--calibrate) so that their ranges are known better, or protect fewer layers (--scope last)"
+    )]
+    Precision {
+        /// The least error that was found.
+        reached: f64,
+        /// The error that was wanted.
+        wanted: f64,
+    },
     /// Everything that fits is too large for the edge.
     #[error(
         "the keys and weights of this network take at least {smallest} bytes of the edge's memory, --memory-limit permits {limit}: \
@@ -110,8 +121,10 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
     }
     let Search { best, smallest, mut alternatives, .. } = search;
     let Some((best, mut ring)) = best else {
+        let reached = alternatives.iter().filter_map(|a| a.max_abs_error).fold(f64::INFINITY, f64::min);
         return Err(match (request.memory_limit, smallest) {
             (Some(limit), Some(smallest)) => PlanError::Memory { limit, smallest },
+            _ if reached.is_finite() => PlanError::Precision { reached, wanted: request.max_error },
             _ => PlanError::DoesNotFit { security: request.security.bits(), layers: task.stages.len() },
         });
     };

@@ -100,7 +100,7 @@ pub(crate) fn draft(
     let (q, p) = (primes.ciphertext.clone(), primes.special.clone());
     let parameters = ParameterSpec::new(ring.log_n, q, p, task.request.security);
     let program = Program { parameters, keys: Vec::new(), input, constants, steps, output, integers: None };
-    Some(Draft { program, kinds, max_abs_error, sets, primes })
+    Draft { program, kinds, max_abs_error, sets, primes }.that_fits(&task.stages)
 }
 
 /// Layouts to begin with.

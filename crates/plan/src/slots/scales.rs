@@ -58,8 +58,9 @@ pub(super) fn scales(task: &Task<'_>, ring: &RingContext, choice: &Choice) -> Op
     let rms = last_range.input_norm / (rows.period as f64).sqrt();
     let last_scale = scale_for(dev.fresh() * rms * rows.period as f64, reference * gain / 2.0);
     let product_scale = last_scale * if square { message * message } else { message };
-    let result_bits = (product_scale * last_range.linear_max / rows.period as f64).log2();
-    let message_bits = ranges.iter().map(|r| (message * r.linear_max).log2()).fold(0.0, f64::max);
+    let result_bits = (product_scale * last_range.linear_max.max(last.max_bias()) / rows.period as f64).log2();
+    let held = ranges.iter().zip(stages).map(|(r, s)| r.linear_max.max(s.max_bias()));
+    let message_bits = held.map(|most| (message * most).log2()).fold(0.0, f64::max);
     let bottom = result_bits.max(message_bits).ceil() as u32 + 2;
 
     let split = if choice.whole_bytes { split_bytes } else { split_bits };

@@ -92,16 +92,22 @@ impl Ladder {
         drops.truncate(depth_of_last);
         let square = task.degree_before_last() == 2;
         let rows_bits = message + LAST_BITS;
-        let product = f64::from(rows_bits + message * if square { 2 } else { 1 });
-        let result = product + (task.output_max / period as f64).log2();
-        let carried = f64::from(message * if square { 2 } else { 1 }) + 2.0 * HEADROOM_BITS;
+        let input = message + if task.request.encrypted_input { INPUT_BITS } else { 0 };
+        // Of what the last layer reads.
+        let read = match stages.last()?.terms.as_slice() {
+            [(Source::Input, _)] => input,
+            _ => message * if square { 2 } else { 1 },
+        };
+        let product = f64::from(rows_bits + read);
+        let largest = stages.last()?.bias.iter().fold(task.output_max, |m, b| m.max(b.abs()));
+        let result = product + (largest / period as f64).log2();
+        let carried = f64::from(read) + 2.0 * HEADROOM_BITS;
         let bottom = result.max(carried).ceil() as u32 + 2;
         let mut bits = split_bits(bottom, log_n);
         bits.extend(drops.iter().rev());
         if bits.iter().any(|b| *b > crate::primes::MAX_PRIME_BITS) {
             return None;
         }
-        let input = message + if task.request.encrypted_input { INPUT_BITS } else { 0 };
         Some(Self { depth, bits, rows_scale: f64::from(rows_bits).exp2(), input_scale: f64::from(input).exp2() })
     }
 }
@@ -219,7 +225,8 @@ pub(crate) fn draft(
     };
     let program =
         Program { parameters, keys: Vec::new(), input: input?, constants: groups, steps, output, integers: None };
-    Some(Draft { program, constants, sets, primes })
+    let largest: Vec<f64> = constants.iter().map(Constant::largest).collect();
+    primes.hold(&program, &largest).then_some(Draft { program, constants, sets, primes })
 }
 
 impl<'a> Draftsman<'a> {

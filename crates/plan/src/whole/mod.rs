@@ -11,6 +11,7 @@ mod map;
 mod polynomial;
 mod search;
 mod simulate;
+mod single;
 mod stages;
 mod task;
 #[cfg(test)]
@@ -91,6 +92,15 @@ pub enum WholeError {
         layer: String,
         /// Its name.
         function: String,
+    },
+    /// Features in the clear that enter in several places.
+    #[error(
+        "the features enter this network in several places ({layers}), and features that are not encrypted may enter in one only: \
+         encrypt them (--input encrypted), or protect fewer layers (--scope classifier or from:LAYER)"
+    )]
+    PlainInput {
+        /// The layers that read them.
+        layers: String,
     },
     /// A quadratic activation with a channel without square.
     #[error(
@@ -216,6 +226,20 @@ pub(crate) enum Constant {
 }
 
 impl Constant {
+    /// A bound of the coefficients of the group's plaintexts, before they are scaled; 0 where they are not made.
+    pub fn largest(&self) -> f64 {
+        let of = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0f64, |m, v| m.max(v.abs()));
+        match self {
+            Self::Counted => 0.0,
+            Self::Slots { entries, .. } => of(&mut entries.iter().flat_map(|e| e.iter()).map(|e| e.value)),
+            Self::Rows { layout, rows } => {
+                let sum = |row: &Vec<(u32, f64)>| row.iter().map(|(_, weight)| weight.abs()).sum::<f64>();
+                of(&mut rows.iter().map(|row| sum(row) / layout.period as f64))
+            }
+            Self::RowsBias { layout, bias } => of(&mut bias.iter().map(|b| b / layout.period as f64)),
+        }
+    }
+
     /// The plaintext that number `index` of the group encrypts.
     pub fn encode(
         &self,

@@ -3,6 +3,7 @@
 use super::draft::{Draft, Ladder, draft};
 use super::geometry::Geometry;
 use super::simulate::simulate;
+use super::single::plan_single;
 use super::stages::Stage;
 use super::{Choice, Nearest, Primes, WholeError, WholeRequest, WholeTask};
 use crate::cost::{Arithmetic, LOG_N, Prediction, predict, predict_memory};
@@ -80,6 +81,10 @@ struct Candidate {
 /// Circuits that cannot be planned, see [`WholeError`].
 pub fn plan_whole(request: &WholeRequest<'_>) -> Result<Plan, PlanError> {
     let task = WholeTask::new(request)?;
+    if let Some(planned) = plan_single(&task) {
+        return planned;
+    }
+    task.check_input()?;
     let mut search = Search { task: &task, best: None, smallest: None, reached: None, alternatives: Vec::new() };
     for log_n in LOG_N {
         if let Some(ring) = RingContext::new(log_n, request.security)

@@ -89,6 +89,16 @@ impl<'a> WholeTask<'a> {
         Ok(Self { request, stages, facts, output_max, outputs })
     }
 
+    /// Features that are not encrypted are multiplied by the weights of one map and nothing else.
+    pub fn check_input(&self) -> Result<(), WholeError> {
+        let readers: Vec<&Stage> = self.readers(Source::Input).filter_map(|i| self.stages.get(i)).collect();
+        if self.request.encrypted_input || matches!(readers.as_slice(), [one] if one.terms.len() == 1) {
+            return Ok(());
+        }
+        let names: Vec<String> = readers.iter().map(|s| format!("'{}'", s.name)).collect();
+        Err(WholeError::PlainInput { layers: names.join(", ") })
+    }
+
     /// The stages that read a source.
     pub fn readers(&self, source: Source) -> impl Iterator<Item = usize> + '_ {
         let reads = move |s: &Stage| s.terms.iter().any(|(from, _)| *from == source);
