@@ -286,17 +286,17 @@ impl<'a> Arithmetic<'a> {
     /// What it takes besides to write results of so many limbs where they do not stay in the cache.
     pub fn beyond_cache(&self, limbs: usize) -> Work {
         let bytes = size_of::<u64>() * self.n * limbs;
-        self.time(self.from_memory(bytes as u64) * self.model.keys.byte * bytes as f64)
+        self.time(self.uncached_share(bytes as u64) * self.model.keys.byte * bytes as f64)
     }
 
     fn stream(&self, stream: Stream, words: usize, bytes: usize) -> Work {
         let cached = stream.word * words as f64;
-        let from_memory = self.from_memory(self.resident.max(bytes as u64));
+        let from_memory = self.uncached_share(self.resident.max(bytes as u64));
         self.time(cached + from_memory * (stream.byte * bytes as f64 - cached).max(0.0))
     }
 
-    /// From the size of the cache to twice that, more and more comes from memory.
-    fn from_memory(&self, bytes: u64) -> f64 {
+    /// What part of so many bytes comes from memory: from the size of the cache to twice that, more and more.
+    fn uncached_share(&self, bytes: u64) -> f64 {
         (bytes as f64 / self.model.cache_bytes - 1.0).clamp(0.0, 1.0)
     }
 
