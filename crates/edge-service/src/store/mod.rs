@@ -92,7 +92,7 @@ struct Changes {
 #[derive(Clone)]
 pub(crate) struct Store {
     commands: Sender<Command>,
-    /// Told after every commit.
+    /// Told after every commit that adds or removes results.
     pub changed: Arc<Notify>,
     /// The number of this start of the agent, from 1.
     pub run: u64,
@@ -290,7 +290,10 @@ impl Keeper {
                 _ => {}
             }
         }
-        self.changed.notify_waiters();
+        // Who waits may itself have asked: an answer alone changes nothing.
+        if changes.added.0 + changes.removed.0 > 0 {
+            self.changed.notify_waiters();
+        }
     }
 }
 
