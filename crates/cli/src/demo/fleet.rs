@@ -24,8 +24,6 @@ use subrosa_terminal::{Failure, Terminal, text};
 
 const MACHINES: &[u8] = include_bytes!("../../../../models/ai4i-mlp.onnx");
 const ROWS: &[u8] = include_bytes!("../../../../models/ai4i-mlp.test.csv");
-/// Rows that ranges come from.
-const CALIBRATION: usize = 100;
 /// Time between two samples of a stream.
 const BEAT: Duration = Duration::from_millis(20);
 /// Longest wait for the next result.
@@ -126,10 +124,10 @@ fn streams(
     let vault = Vault::create_or_open(home, passphrase).map_err(failure)?;
     let identity = OwnerIdentity::load_or_create(&vault).map_err(failure)?;
     let rows = read_bytes("ai4i.csv", ROWS, None).map_err(failure)?;
-    let count = reference.original.len().min(rows.count.saturating_sub(CALIBRATION));
+    let count = reference.original.len().min(rows.count / 2);
     let mut digits = reference.images.clone();
     digits.labels = None;
-    let machines = part(&rows, CALIBRATION, count);
+    let machines = part(&rows, rows.count.saturating_sub(count), count);
     let (onnx, network) = (story.onnx, Network::from_onnx(MACHINES).map_err(failure)?);
     let inputs = Preprocess::default().apply(&machines, network.input_shape()).map_err(failure)?;
     let plain = PlainNetwork::load(MACHINES, terminal.flags().threads())
@@ -137,7 +135,8 @@ fn streams(
     let scores = plain.run(machines.count, &inputs).map_err(|e| failure(subrosa_owner::OwnerError::from(e)))?;
     let expected =
         scores.chunks(plain.output_len().max(1)).map(|s| top(&s.iter().map(|&x| f64::from(x)).collect::<Vec<_>>()));
-    let machine_calibration = part(&rows, 0, CALIBRATION);
+    // Temperatures drift from row to row: ranges must come from all of them, or the edge refuses what leaves them.
+    let machine_calibration = part(&rows, 0, rows.count);
     let mut out = Vec::new();
     for (name, onnx, scope, preprocess, calibration, samples, expected) in [
         (
