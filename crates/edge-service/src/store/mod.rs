@@ -92,7 +92,7 @@ struct Changes {
 #[derive(Clone)]
 pub(crate) struct Store {
     commands: Sender<Command>,
-    /// Told after every commit that adds or removes results.
+    /// Told after every commit that finishes samples or settles results.
     pub changed: Arc<Notify>,
     /// The number of this start of the agent, from 1.
     pub run: u64,
@@ -250,6 +250,8 @@ impl Keeper {
         if changes.shed > 0 {
             metrics.shed(Shed::Oldest, changes.shed);
         }
+        // Who waits for a change may itself have asked: an answer alone is none. A finished sample, even one without result, is no longer in work.
+        let changed = group.iter().any(|command| matches!(command, Command::Finish(_) | Command::Settle(..)));
         // Who asked may be gone; that is its own affair.
         for (command, answer) in group.into_iter().zip(answers) {
             match (command, answer) {
@@ -290,8 +292,7 @@ impl Keeper {
                 _ => {}
             }
         }
-        // Who waits may itself have asked: an answer alone changes nothing.
-        if changes.added.0 + changes.removed.0 > 0 {
+        if changed {
             self.changed.notify_waiters();
         }
     }

@@ -138,13 +138,6 @@ pub struct ExpandedKey {
     uniform: Vec<RnsPoly>,
 }
 
-impl ExpandedKey {
-    /// The key.
-    pub fn key(&self) -> &KeySwitchKey {
-        &self.key
-    }
-}
-
 /// Keys of one shape as products read them: both halves of all digits, packed to whole bytes, and the keys interleaved in the order in
 /// which they came, so that a sum over all of them reads one stream.
 pub struct KeyBank {
