@@ -5,7 +5,7 @@ use crate::processor::{Constants, Input, Processor, Registers};
 use std::borrow::Cow;
 use subrosa_fhe::{Ciphertext, Galois, Plaintext};
 use subrosa_program::layout::Diagonals;
-use subrosa_program::{InputLayout, Product, Step};
+use subrosa_program::{InputLayout, Product, Register, Step};
 
 /// The registers of one evaluation.
 struct Machine<'a> {
@@ -29,8 +29,11 @@ pub(crate) fn execute(
             *register = Some(Cow::Borrowed(c));
         }
     }
-    for (i, step) in program.steps.iter().enumerate() {
-        machine.step(step, input)?;
+    let mut done = 0;
+    for i in 0..program.steps.len() {
+        if i >= done {
+            done = i + machine.steps(i, input)?;
+        }
         after(i, &|register| machine.get(register).ok().cloned());
         processor.dead_after(i).iter().for_each(|&r| {
             if let Some(place) = machine.registers.get_mut(r) {
@@ -63,6 +66,49 @@ impl Machine<'_> {
             Some(Constants::Ciphertexts(c)) => Ok(c),
             _ => Err(EdgeError::Program(format!("group {group} is used in two ways"))),
         }
+    }
+
+    /// Does step `at`, and those behind it that need no pass of their own; returns how many.
+    fn steps(&mut self, at: usize, input: &Input) -> Result<usize, EdgeError> {
+        let program = self.processor.program();
+        match (program.steps.get(at), program.biases_behind(at)) {
+            (Some(Step::CoefficientDot { weights, dst }), Some(biases)) => {
+                self.dots(*weights, *dst, &biases, input)?;
+                Ok(1 + biases.len())
+            }
+            (Some(step), _) => self.step(step, input).map(|()| 1),
+            (None, _) => Ok(0),
+        }
+    }
+
+    /// The inner products of a layer in the coefficients, each with a bias, if there are any.
+    fn dots(
+        &mut self,
+        weights: usize,
+        first: Register,
+        biases: &[(usize, usize)],
+        input: &Input,
+    ) -> Result<(), EdgeError> {
+        let InputLayout::CoefficientDot(layout) = &self.processor.program().input.layout else {
+            return Err(EdgeError::Program("a coefficient product without its input".into()));
+        };
+        let evaluator = self.processor.evaluator();
+        let chunks = layout.chunks();
+        for o in 0..layout.outputs() {
+            let missing = || EdgeError::Program("a bias is missing".into());
+            let bias = match biases.get(o) {
+                Some(&(group, index)) => Some(self.ciphertexts(group)?.get(index).ok_or_else(missing)?),
+                None => None,
+            };
+            let weights = self.ciphertexts(weights)?.iter().skip(o * chunks).take(chunks);
+            let out = match input {
+                Input::Plain(p) => evaluator.dot_plain_onto(bias, &weights.zip(p).collect::<Vec<_>>())?,
+                Input::Encrypted(c) => evaluator.dot_onto(bias, &weights.zip(c).collect::<Vec<_>>())?,
+                Input::Channels(_) => return Err(EdgeError::Program("an input of several channels".into())),
+            };
+            self.set(first + o, out)?;
+        }
+        Ok(())
     }
 
     fn step(&mut self, step: &Step, input: &Input) -> Result<(), EdgeError> {
@@ -121,22 +167,7 @@ impl Machine<'_> {
                 evaluator.add_assign(&mut out, self.get(*re)?)?;
                 self.set(*dst, out)
             }
-            Step::CoefficientDot { weights, dst } => {
-                let InputLayout::CoefficientDot(layout) = &self.processor.program().input.layout else {
-                    return Err(EdgeError::Program("a coefficient product without its input".into()));
-                };
-                let chunks = layout.chunks();
-                for o in 0..layout.outputs() {
-                    let weights = self.ciphertexts(*weights)?.iter().skip(o * chunks).take(chunks);
-                    let out = match input {
-                        Input::Plain(p) => evaluator.dot_plain(&weights.zip(p).collect::<Vec<_>>())?,
-                        Input::Encrypted(c) => evaluator.dot(&weights.zip(c).collect::<Vec<_>>())?,
-                        Input::Channels(_) => return Err(EdgeError::Program("an input of several channels".into())),
-                    };
-                    self.set(dst + o, out)?;
-                }
-                Ok(())
-            }
+            Step::CoefficientDot { weights, dst } => self.dots(*weights, *dst, &[], input),
             Step::CoefficientRows { layout, src, weights, dst } => {
                 for o in 0..layout.outputs() {
                     let missing = || EdgeError::Program("a weight is missing".into());

@@ -177,3 +177,23 @@ fn what_cannot_be_precise_enough_is_refused_with_the_error_that_can_be_reached()
     // So much can be reached.
     assert!(plan(&request(1.01 * reached)).is_ok());
 }
+
+#[test]
+fn biases_of_a_single_layer_are_where_its_sums_start_and_cost_nothing() {
+    for (cols, encrypted_input) in [(64, false), (3000, false), (3000, true)] {
+        let (chain, samples) = chain(&[cols, 10], "none", 6);
+        let p = planned(&chain, &samples, encrypted_input, SecurityLevel::Bits128).unwrap();
+        let (dots, biases) = p.prediction.steps.split_first().unwrap();
+        let expected: Vec<_> = (0..biases.len()).map(|index| (1, index)).collect();
+        assert_eq!(p.program.biases_behind(0), Some(expected), "{cols}");
+        assert!(dots.work.seconds > 0.0 && biases.iter().all(|step| step.work.seconds == 0.0), "{cols}");
+        // Not where one is missing, another is added, or a step is no product.
+        let mut other = p.program.clone();
+        assert_eq!(other.biases_behind(1), None);
+        other.steps.pop();
+        assert_eq!(other.biases_behind(0), None);
+        let mut plain = p.program.clone();
+        plain.constants[1].plain = true;
+        assert_eq!(plain.biases_behind(0), None);
+    }
+}

@@ -361,6 +361,27 @@ impl Program {
         sums
     }
 
+    /// The encrypted constants (group, index) that the steps right behind step `at`, a [`Step::CoefficientDot`], add to its results, one
+    /// to each in order: sums that start with them need no passes of their own. `None` if that is not what those steps do, and for
+    /// exact integers, where a product is not finished as it is summed.
+    pub fn biases_behind(&self, at: usize) -> Option<Vec<(usize, usize)>> {
+        let (Some(Step::CoefficientDot { dst, .. }), InputLayout::CoefficientDot(layout), None) =
+            (self.steps.get(at), &self.input.layout, &self.integers)
+        else {
+            return None;
+        };
+        let is_encrypted = |group: usize| self.constants.get(group).is_some_and(|g| !g.plain);
+        let results = *dst..dst.saturating_add(layout.outputs());
+        let mut behind = self.steps.iter().skip(at + 1);
+        let bias = |result| match behind.next() {
+            Some(Step::AddConstant { reg, group, index }) if *reg == result && is_encrypted(*group) => {
+                Some((*group, *index))
+            }
+            _ => None,
+        };
+        results.map(bias).collect()
+    }
+
     /// Registers that the steps use.
     pub fn registers(&self) -> usize {
         let input = if self.input.encrypted { self.input.layout.polynomials() } else { 0 };

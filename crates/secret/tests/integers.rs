@@ -110,6 +110,15 @@ impl Setup {
         Value { c, m, noise: ExactNoise::fresh_public(&self.model, self.t), folded: false }
     }
 
+    /// `a * b`, which a sum that starts with it also has.
+    fn product(&self, a: &Ciphertext, b: &Ciphertext) -> Ciphertext {
+        let product = self.evaluator.mul(a, b).unwrap();
+        let mut twice = product.clone();
+        self.evaluator.add_assign(&mut twice, &product).unwrap();
+        assert_eq!(self.evaluator.dot_onto(Some(&product), &[(a, b)]).unwrap(), twice);
+        product
+    }
+
     fn centered(&self, x: i128) -> i64 {
         let t = i128::from(self.t);
         let r = x.rem_euclid(t);
@@ -215,7 +224,7 @@ impl Setup {
                 }
                 let noise = a.noise.mul(b.noise, &self.model);
                 Value {
-                    c: e.mul(&a.c, &b.c).unwrap(),
+                    c: self.product(&a.c, &b.c),
                     m: self.zip(&a.m, &b.m, |x, y| x * y),
                     noise,
                     folded: a.folded || b.folded,

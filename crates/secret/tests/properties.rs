@@ -5,8 +5,8 @@ mod common;
 
 use common::{Random, Setup, max_distance, rotated, zip};
 use subrosa_fhe::{
-    Complex64, Encoder, EvaluationKeys, Evaluator, FheError, Galois, Kernel, KeyBank, KeyId, KeyShape, ParameterSpec,
-    Parameters,
+    Ciphertext, Complex64, Encoder, EvaluationKeys, Evaluator, FheError, Galois, Kernel, KeyBank, KeyId, KeyShape,
+    ParameterSpec, Parameters,
 };
 
 const SCALE: f64 = (1u64 << 36) as f64;
@@ -55,6 +55,20 @@ fn linear_operations_and_products_match_plaintext_arithmetic() {
             &zip(&zip(&x, &y, |a, b| a * b), &zip(&y, &z, |a, b| a * b), |a, b| a + b),
             TOLERANCE,
         );
+
+        // Sums that start with something are those that it is added to, whatever its degree.
+        let square = e.square(&cz).unwrap();
+        for start in [&cz.clone(), &square].map(|c| Ciphertext { scale: SCALE * SCALE, ..c.clone() }) {
+            let added = |mut sum: Ciphertext| {
+                e.add_assign(&mut sum, &start).unwrap();
+                sum
+            };
+            assert_eq!(
+                e.dot_onto(Some(&start), &[(&cx, &cy), (&cy, &cz)]).unwrap(),
+                added(e.dot(&[(&cx, &cy), (&cy, &cz)]).unwrap())
+            );
+            assert_eq!(e.dot_plain_onto(Some(&start), &[(&cx, &py)]).unwrap(), added(e.mul_plain(&cx, &py).unwrap()));
+        }
 
         // different degrees
         let mut mixed = e.mul_plain(&cz, &py).unwrap();
@@ -229,6 +243,10 @@ fn operands_that_do_not_fit_are_refused() {
     assert!(matches!(e.mul(&a, &foreign), Err(FheError::Malformed { .. })));
     assert!(matches!(e.mul_plain(&a, &plain), Err(FheError::Level { .. })));
     assert!(matches!(e.dot(&[]), Err(FheError::Empty { .. })));
+    let start = |c| e.dot_onto(Some(c), &[(&a, &a)]);
+    assert!(matches!(start(&low), Err(FheError::Level { .. })));
+    assert!(matches!(start(&a), Err(FheError::Scale { .. })));
+    assert!(matches!(start(&foreign), Err(FheError::Malformed { .. })));
     assert!(matches!(e.rescale(&s.encrypt(&x, 1024.0, 1)), Err(FheError::Level { .. })));
     assert!(matches!(e.drop_level(&low, 3), Err(FheError::Level { .. })));
     let square = e.square(&a).unwrap();

@@ -96,6 +96,15 @@ impl Evaluator {
 
     /// `sum_i a_i * p_i`; one lazy sum per output word. All levels equal, all products of equal scale.
     pub fn dot_plain(&self, terms: &[(&Ciphertext, &Plaintext)]) -> Result<Ciphertext, FheError> {
+        self.dot_plain_onto(None, terms)
+    }
+
+    /// `start + sum_i a_i * p_i` without a pass over the sum for `start`, which has the products' level and scale.
+    pub fn dot_plain_onto(
+        &self,
+        start: Option<&Ciphertext>,
+        terms: &[(&Ciphertext, &Plaintext)],
+    ) -> Result<Ciphertext, FheError> {
         let operation = "sum of products with plaintexts";
         let (first, first_plain) = terms.first().ok_or(FheError::Empty { operation })?;
         let scale_of = |a: &Ciphertext, p: &Plaintext| self.parameters.scale_of_product(a.scale, p.scale);
@@ -106,15 +115,34 @@ impl Evaluator {
             self.check_plain(operation, level, plaintext)?;
             self.parameters.check_same_scale(operation, scale, scale_of(a, plaintext))?;
         }
-        let degree = terms.iter().map(|(a, _)| a.degree()).max().unwrap_or(0);
+        let start = self.start(start, level, scale)?;
+        let degree = terms.iter().map(|(a, _)| a.degree()).max().unwrap_or(0).max(start.len().saturating_sub(1));
         let pairs = |k| terms.iter().filter_map(|(a, p)| Some((a.components.get::<usize>(k)?, &p.poly))).collect();
-        let components = self.parameters.ring_dots(level, &(0..=degree).map(pairs).collect::<Vec<_>>())?;
+        let components = self.parameters.ring_dots(level, start, &(0..=degree).map(pairs).collect::<Vec<_>>())?;
         Ok(Ciphertext { components, scale, level })
+    }
+
+    /// The components that a sum at this level and scale starts with.
+    fn start<'a>(&self, start: Option<&'a Ciphertext>, level: usize, scale: f64) -> Result<&'a [RnsPoly], FheError> {
+        let (operation, Some(start)) = ("start of a sum of products", start) else { return Ok(&[]) };
+        start.check(&self.parameters)?;
+        check_level(operation, level, start.level())?;
+        self.parameters.check_same_scale(operation, scale, start.scale)?;
+        Ok(&start.components)
     }
 
     /// `sum_i a_i * b_i`, not relinearized; one lazy sum per output word. All levels equal, all products of equal scale; the
     /// degree is the largest of the products' degrees, at most 4.
     pub fn dot(&self, terms: &[(&Ciphertext, &Ciphertext)]) -> Result<Ciphertext, FheError> {
+        self.dot_onto(None, terms)
+    }
+
+    /// `start + sum_i a_i * b_i` without a pass over the sum for `start` (but in BGV), which has the products' level and scale.
+    pub fn dot_onto(
+        &self,
+        start: Option<&Ciphertext>,
+        terms: &[(&Ciphertext, &Ciphertext)],
+    ) -> Result<Ciphertext, FheError> {
         let operation = "sum of products";
         let (first_a, first_b) = terms.first().ok_or(FheError::Empty { operation })?;
         let scale_of = |a: &Ciphertext, b: &Ciphertext| self.parameters.scale_of_product(a.scale, b.scale);
@@ -130,8 +158,9 @@ impl Evaluator {
         if degree > MAX_DEGREE {
             return Err(FheError::Degree { operation, degree, expected: "a product of degree at most 4" });
         }
+        let start = self.start(start, level, scale)?;
         // The component of s^k: all products of components i and k - i.
-        let mut pairs = vec![Vec::new(); degree + 1];
+        let mut pairs = vec![Vec::new(); degree.max(start.len().saturating_sub(1)) + 1];
         for (a, b) in terms {
             for (i, x) in a.components.iter().enumerate() {
                 for (pairs, y) in pairs.iter_mut().skip(i).zip(&b.components) {
@@ -139,8 +168,14 @@ impl Evaluator {
                 }
             }
         }
-        let mut components = self.parameters.ring_dots(level, &pairs)?;
+        let Some(_) = self.parameters.plain() else {
+            let components = self.parameters.ring_dots(level, start, &pairs)?;
+            return Ok(Ciphertext { components, scale, level });
+        };
+        let mut components = self.parameters.ring_dots(level, &[], &pairs)?;
         self.times_t(level, &mut components)?;
+        let ring = self.parameters.ring_of(level)?;
+        components.iter_mut().zip(start).for_each(|(sum, start)| ring.add_assign(sum, start));
         Ok(Ciphertext { components, scale, level })
     }
 
@@ -277,16 +312,26 @@ impl Evaluator {
 }
 
 impl Parameters {
-    /// For each list of pairs, `sum_i x_i * y_i` in NTT form at `level`. Limb by limb, so that what the sums share stays in the caches.
-    fn ring_dots(&self, level: usize, sums: &[Vec<(&RnsPoly, &RnsPoly)>]) -> Result<Vec<RnsPoly>, FheError> {
+    /// For each list of pairs, `start + sum_i x_i * y_i` in NTT form at `level`, `start` being zero for lists without. Limb by limb, so
+    /// that what the sums share stays in the caches.
+    fn ring_dots(
+        &self,
+        level: usize,
+        start: &[RnsPoly],
+        sums: &[Vec<(&RnsPoly, &RnsPoly)>],
+    ) -> Result<Vec<RnsPoly>, FheError> {
         let ring = self.ring_of(level)?;
         let mut out: Vec<RnsPoly> = sums.iter().map(|_| RnsPoly::unspecified(self.n(), ring.limbs())).collect();
         for i in 0..ring.limbs() {
             let table = ring.table(i);
-            for (sum, pairs) in out.iter_mut().zip(sums) {
+            let starts = start.iter().map(Some).chain(std::iter::repeat(None));
+            for ((sum, pairs), start) in out.iter_mut().zip(sums).zip(starts) {
                 let limbs: Vec<(&[u64], &[u64])> = pairs.iter().map(|(x, y)| (x.limb(i), y.limb(i))).collect();
                 let mut chunks = limbs.chunks(MAX_LAZY_PRODUCTS);
-                table.dot(sum.limb_mut(i), chunks.next().unwrap_or_default());
+                match start {
+                    Some(start) => sum.limb_mut(i).copy_from_slice(start.limb(i)),
+                    None => table.dot(sum.limb_mut(i), chunks.next().unwrap_or_default()),
+                }
                 chunks.for_each(|chunk| table.dot_add_assign(sum.limb_mut(i), chunk));
             }
         }

@@ -39,7 +39,7 @@ impl Evaluator {
         };
         let (level, scale) = (a.level(), self.parameters.scale_of_product(a.scale, b.scale));
         let key = keys.get_for(KeyId::new(Galois::IDENTITY, 2), level)?;
-        let mut square = self.parameters.ring_dots(level, &[vec![(a1, b1)]])?;
+        let mut square = self.parameters.ring_dots(level, &[], &[vec![(a1, b1)]])?;
         let square = square.pop().ok_or(FheError::Empty { operation: "multiply" })?;
         let digits = self.decompose(&square, level, key.shape())?;
         let switch = Switch {

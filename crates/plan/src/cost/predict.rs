@@ -73,7 +73,16 @@ pub fn predict(program: &Program, model: &CostModel) -> Prediction {
     let memory = walk.memory();
     walk.arithmetic = walk.arithmetic.with_resident(memory.bytes());
     let prepare = walk.prepare();
-    let steps: Vec<StepWork> = program.steps.iter().map(|step| walk.step(step)).collect();
+    let mut summed = 0..0;
+    let mut steps = Vec::with_capacity(program.steps.len());
+    for (i, step) in program.steps.iter().enumerate() {
+        let work = walk.step(step);
+        // Biases that products in the coefficients start with cost nothing of their own.
+        steps.push(if summed.contains(&i) { StepWork::nothing(work.level) } else { work });
+        if let Some(biases) = program.biases_behind(i) {
+            summed = i + 1..i + 1 + biases.len();
+        }
+    }
     let infer = steps.iter().fold(Work::default(), |sum, s| sum + s.work);
     let bundle = walk.bundle();
     Prediction { prepare, steps, infer, memory, bundle }
@@ -209,10 +218,8 @@ impl Walk<'_> {
                 let weight_bytes = (2 * products * a.polynomial_bytes(level, 0)) as u64;
                 // The sums are short: reducing and writing them counts.
                 let results = (degree + 1) * layout.outputs() * l(level);
-                let work = a.multiply_adds(multiplied * products * l(level))
-                    + a.elementwise(results)
-                    + a.buffers(results)
-                    + a.beyond_cache(results);
+                let work =
+                    a.multiply_adds(multiplied * products * l(level)) + a.elementwise(results) + a.buffers(results);
                 (level, Work { products, weight_bytes, ..work })
             }
             Step::CoefficientRows { layout, src, weights, dst } => {

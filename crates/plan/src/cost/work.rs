@@ -283,12 +283,6 @@ impl<'a> Arithmetic<'a> {
         (sampled + self.ntts(3 * level) + self.elementwise(4 * level) + self.multiply_adds(2 * level)) * polynomials
     }
 
-    /// What it takes besides to write results of so many limbs where they do not stay in the cache.
-    pub fn beyond_cache(&self, limbs: usize) -> Work {
-        let bytes = size_of::<u64>() * self.n * limbs;
-        self.time(self.uncached_share(bytes as u64) * self.model.keys.byte * bytes as f64)
-    }
-
     fn stream(&self, stream: Stream, words: usize, bytes: usize) -> Work {
         let cached = stream.word * words as f64;
         let from_memory = self.uncached_share(self.resident.max(bytes as u64));
