@@ -439,6 +439,21 @@ fn standard_input_is_acknowledged_line_by_line_and_can_end_the_agent() {
 }
 
 #[test]
+fn a_full_queue_goes_on_when_what_is_in_work_turns_out_to_be_rejected() {
+    let fleet = Fleet::new();
+    // Every sample in work fills this queue, and none of these leaves a result.
+    let mut agent = fleet.agent("[queue]\nmax_results = 1\n[source.stdin]\nexit_at_end = true\nacknowledge = true\n");
+    agent.start();
+    let [good, beyond] = [samples(1).remove(0), samples(1)[0].iter().map(|x| 1e6 + x).collect()];
+    let line = |row: &Vec<f32>| serde_json::to_string(row).unwrap() + "\n";
+    agent.write((line(&beyond).repeat(50) + &line(&good)).as_bytes());
+    agent.close_input();
+    assert_eq!(agent.wait(), 0);
+    let out = std::fs::read_to_string(agent.path("out")).unwrap();
+    assert_eq!((out.matches("\"rejected\"").count(), out.matches("\"queued\"").count()), (50, 1), "{out}");
+}
+
+#[test]
 fn refused_results_leave_the_queue_with_their_reason_and_batches_shrink_until_they_fit() {
     let fleet = Fleet::new();
     let faults = Faults { refuse_label: Some("#3".into()), largest_batch: Some(4), ..Faults::default() };
@@ -576,6 +591,7 @@ fn frames_of_a_camera_arrive_at_their_rate_and_only_once() {
         text.lines().find_map(|l| l.strip_prefix("subrosa_edge_rejected_total ")).unwrap().parse().unwrap()
     };
     wait_for("all frames", || rejected(&agent) == 10);
+    wait_for("the owner to be told", || fleet.stub.status().is_some_and(|s| s.rejected == 10));
     assert!(start.elapsed().as_secs_f64() >= 9.0 / 20.0);
     assert_eq!(agent.terminate(), 0);
     std::fs::write(agent.path("log"), b"").unwrap();

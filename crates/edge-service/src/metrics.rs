@@ -178,6 +178,7 @@ impl Metrics {
             evaluated: self.evaluated.get(),
             queued: self.queued.get(),
             shed: self.shed_oldest.get() + self.shed_newest.get() + self.shed_frames.get(),
+            rejected: self.rejected.get(),
             last_infer_seconds: inner.last_infer,
             error: (!troubles.is_empty()).then(|| troubles.join("; ")),
         }

@@ -109,6 +109,10 @@ pub struct Status {
     pub queued: u64,
     /// Samples given up by policy since the agent started.
     pub shed: u64,
+    /// Samples that do not fit the network or cannot be read, since the agent started. The reasons, which may tell of the data, stay in
+    /// the agent's log.
+    #[serde(default)]
+    pub rejected: u64,
     /// Seconds of the last blind evaluation.
     pub last_infer_seconds: Option<f64>,
     /// The last thing that went wrong, for people.

@@ -21,6 +21,7 @@ pub mod bitpack;
 mod error;
 mod galois;
 mod kernel;
+mod keystream;
 mod mod_down;
 mod modulus;
 mod ntt_table;

@@ -2,21 +2,21 @@
 
 use crate::RingError;
 use crate::backend::Backend;
-pub use chacha20::ChaCha20Rng;
-use rand_core::{CryptoRng, SeedableRng};
+pub use crate::keystream::Keystream;
+use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
 /// Standard deviation of the error distribution, as in the Homomorphic Encryption Standard.
 pub const SIGMA: f64 = 3.19;
 
-/// A ChaCha20 generator seeded with 256 bits from the operating system. It wipes its state on drop.
+/// A generator seeded with 256 bits from the operating system.
 ///
 /// # Errors
 /// [`RingError::OsRandom`] if the system's generator fails.
-pub fn os_rng() -> Result<ChaCha20Rng, RingError> {
+pub fn os_rng() -> Result<Keystream, RingError> {
     let mut seed = Zeroizing::new([0u8; 32]);
     getrandom::fill(&mut *seed).map_err(|error| RingError::OsRandom { reason: error.to_string() })?;
-    Ok(ChaCha20Rng::from_seed(*seed))
+    Ok(Keystream::new(&seed, 0))
 }
 
 /// n independent values, uniform in {-1, 0, 1}; exactly uniform for a uniform generator.
@@ -44,49 +44,101 @@ pub fn ternary(n: usize, rng: &mut impl CryptoRng) -> Zeroizing<Vec<i64>> {
 /// n independent values from the discrete Gaussian on the integers: P(x) proportional to exp(-x^2 / (2 [`SIGMA`]^2)).
 ///
 /// Each value inverts the cumulative distribution of |X| at a 127-bit random number by a scan of the whole table, and takes
-/// a random sign. The table ends where the tail falls below 2^-127, beyond 13 sigma.
+/// a random sign. The table ends where the tail falls below 2^-127, beyond 13 sigma. The lower half of a number is drawn only where the
+/// upper one is that of a step of the table, which decides nothing then: once in 2^58 values.
 pub fn gaussian(n: usize, rng: &mut impl CryptoRng) -> Zeroizing<Vec<i64>> {
     let mut values = Zeroizing::new(vec![0i64; n]);
-    let mut bytes = Zeroizing::new([0u8; 16 * BATCH]);
+    let mut bytes = Zeroizing::new([0u8; 8 * BATCH]);
     let backend = Backend::best();
-    for batch in values.chunks_mut(BATCH) {
+    let (whole, rest) = values.as_chunks_mut::<BATCH>();
+    for batch in whole {
         rng.fill_bytes(&mut *bytes);
-        match backend {
-            Backend::Portable => gaussian_batch(&bytes, batch),
-            #[cfg(target_arch = "x86_64")]
-            Backend::Avx2(token) => crate::avx2::sampler::gaussian_batch(token, &bytes, batch),
-            #[cfg(target_arch = "x86_64")]
-            Backend::Avx512(token) => crate::avx512::sampler::gaussian_batch(token, &bytes, batch),
-        }
+        gaussian_of(backend, &bytes, batch, rng);
+    }
+    if !rest.is_empty() {
+        let mut batch = Zeroizing::new([0i64; BATCH]);
+        rng.fill_bytes(&mut *bytes);
+        gaussian_of(backend, &bytes, &mut batch, rng);
+        rest.copy_from_slice(&batch[..rest.len()]);
     }
     values
 }
 
-/// Values of one batch: the compiler makes vectors of them.
-pub(crate) const BATCH: usize = 64;
-
-/// At most `BATCH` values, each from 16 bytes: the low 127 bits choose the magnitude, the top bit the sign. Compiled once for each kernel.
-#[inline(always)]
-pub(crate) fn gaussian_batch(bytes: &[u8; 16 * BATCH], out: &mut [i64]) {
-    let (mut low, mut high) = (Zeroizing::new([0u64; BATCH]), Zeroizing::new([0u64; BATCH]));
-    for ((low, high), word) in low.iter_mut().zip(high.iter_mut()).zip(bytes.as_chunks::<16>().0) {
-        let word = u128::from_le_bytes(*word);
-        (*low, *high) = (word as u64, (word >> 64) as u64);
+/// The values at numbers with these upper halves.
+fn gaussian_of(backend: Backend, bytes: &[u8; 8 * BATCH], out: &mut [i64; BATCH], rng: &mut impl CryptoRng) {
+    let mut undecided = 0;
+    match backend {
+        Backend::Portable => gaussian_batch(bytes, out, &mut undecided),
+        #[cfg(target_arch = "x86_64")]
+        Backend::Avx2(token) => crate::avx2::sampler::gaussian_batch(token, bytes, out, &mut undecided),
+        #[cfg(target_arch = "x86_64")]
+        Backend::Avx512(token) => crate::avx512::sampler::gaussian_batch(token, bytes, out, &mut undecided),
     }
-    // One less for each bound above the position.
-    let mut magnitudes = Zeroizing::new([CUMULATIVE.len() as u64; BATCH]);
-    for bound in CUMULATIVE {
-        let (bound_low, bound_high) = (bound as u64, (bound >> 64) as u64);
-        for ((magnitude, &low), &high) in magnitudes.iter_mut().zip(low.iter()).zip(high.iter()) {
-            // The high word of position - bound, negative exactly if position < bound: both are below 2^127.
-            let borrow = u64::from(low < bound_low);
-            *magnitude -= (high & (u64::MAX >> 1)).wrapping_sub(bound_high).wrapping_sub(borrow) >> 63;
+    if undecided != 0 {
+        whole_numbers(bytes, out, rng);
+    }
+}
+
+/// Values of one batch.
+pub(crate) const BATCH: usize = 64;
+/// Values whose counts stay in registers: the compiler makes vectors of them.
+const LANES: usize = 8;
+/// All bits but the sign's.
+pub(crate) const POSITION: u64 = u64::MAX >> 1;
+
+/// `BATCH` values, each from 8 bytes: the low 63 bits are the upper ones of the number that chooses the magnitude, the top bit is
+/// the sign. `undecided` becomes nonzero if the upper bits of one are those of a step. Compiled for AVX2 too.
+#[inline(always)]
+pub(crate) fn gaussian_batch(bytes: &[u8; 8 * BATCH], out: &mut [i64; BATCH], undecided: &mut u64) {
+    // Not wiped: they are to stay in registers.
+    let mut equal = [0u64; LANES];
+    let words = bytes.as_chunks::<8>().0.as_chunks::<LANES>().0;
+    for (words, values) in words.iter().zip(out.as_chunks_mut::<LANES>().0) {
+        let words = words.map(u64::from_le_bytes);
+        // One more for each step at or below the position.
+        let mut magnitudes = [0u64; LANES];
+        for step in UPPER {
+            for ((magnitude, equal), &word) in magnitudes.iter_mut().zip(equal.iter_mut()).zip(words.iter()) {
+                // Below 2^63: as signed words they compare alike, which AVX2 can.
+                let position = word & POSITION;
+                *magnitude += u64::from(position as i64 >= step as i64);
+                *equal |= u64::from(position == step);
+            }
+        }
+        for ((value, &magnitude), &word) in values.iter_mut().zip(magnitudes.iter()).zip(words.iter()) {
+            let sign = -((word >> 63) as i64);
+            *value = (magnitude as i64 ^ sign) - sign;
         }
     }
-    for ((value, &magnitude), &high) in out.iter_mut().zip(magnitudes.iter()).zip(high.iter()) {
-        let sign = -((high >> 63) as i64);
-        *value = (magnitude as i64 ^ sign) - sign;
+    *undecided = equal.iter().fold(0, |any, equal| any | equal);
+}
+
+/// The values of a batch of which some are not decided by the upper halves of their numbers: the lower halves are drawn for all.
+#[cold]
+fn whole_numbers(bytes: &[u8; 8 * BATCH], out: &mut [i64; BATCH], rng: &mut impl CryptoRng) {
+    for (value, upper) in out.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        let (upper, mut lower) = (u64::from_le_bytes(*upper), Zeroizing::new([0u8; 8]));
+        rng.fill_bytes(&mut *lower);
+        let position = u128::from(upper & POSITION) << 64 | u128::from(u64::from_le_bytes(*lower));
+        let magnitude: i64 = CUMULATIVE.iter().map(|&step| i64::from(position >= step)).sum();
+        let sign = -((upper >> 63) as i64);
+        *value = (magnitude ^ sign) - sign;
     }
+}
+
+/// The upper halves of the steps, up to the first of those that have the largest one.
+pub(crate) const UPPER: [u64; 30] = upper_halves();
+
+const fn upper_halves() -> [u64; 30] {
+    let mut halves = [POSITION; 30];
+    let mut k = 0;
+    while k < halves.len() - 1 {
+        halves[k] = (CUMULATIVE[k] >> 64) as u64;
+        assert!(halves[k] < POSITION && (k == 0 || halves[k] > halves[k - 1]), "an upper half for each step");
+        k += 1;
+    }
+    assert!((CUMULATIVE[k] >> 64) as u64 == POSITION, "the first of the steps beyond");
+    halves
 }
 
 /// floor(2^127 * P(|X| <= k)) for k = 0, 1, ..., for the discrete Gaussian with sigma = 3.19.
@@ -137,3 +189,35 @@ const CUMULATIVE: [u128; 42] = [
     0x7fffffffffffffffffffffffffffffc5,
     0x7fffffffffffffffffffffffffffffff,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kernel;
+    use rand_core::Rng;
+
+    #[test]
+    fn every_kernel_gives_the_same_values() {
+        let mut rng = Keystream::new(&[3; 32], 0);
+        let near = |i: usize, word: u64| match i % 4 {
+            0 => word,
+            k => UPPER[word as usize % UPPER.len()].wrapping_add(k as u64).wrapping_sub(2) | word & !POSITION,
+        };
+        for round in 0..200 {
+            // With steps of the table among the numbers, and without.
+            let word = |i: usize, rng: &mut Keystream| near(if round % 2 == 0 { 4 * i } else { i }, rng.next_u64());
+            let words: Vec<u8> = (0..BATCH).flat_map(|i| word(i, &mut rng).to_le_bytes()).collect();
+            let bytes: &[u8; 8 * BATCH] = words.first_chunk().unwrap();
+            let lower = || Keystream::new(&[4; 32], round);
+            let of = |backend| {
+                let mut out = [0; BATCH];
+                gaussian_of(backend, bytes, &mut out, &mut lower());
+                out
+            };
+            let expected = of(Backend::Portable);
+            for kernel in Kernel::all_available() {
+                assert_eq!(of(Backend::of(kernel)), expected, "{kernel}");
+            }
+        }
+    }
+}

@@ -4,9 +4,9 @@
 
 mod common;
 
+use chacha20::ChaCha20Rng;
 use common::{below, moduli, residues, rng};
 use rand_core::Rng;
-use subrosa_ring::sampler::ChaCha20Rng;
 use subrosa_ring::{
     AlignedVec, BaseConverter, Galois, Kernel, ModDown, Modulus, NttTable, Ring, RnsPoly, TurnedProduct, WeightStream,
     primes,

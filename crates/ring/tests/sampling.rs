@@ -63,10 +63,14 @@ fn gaussian_has_the_right_moments_and_frequencies() {
     assert_eq!(beyond(20), 0.0, "a value beyond 6 sigma has probability below 2^-9 in this sample");
 }
 
-/// Returns one 16-byte word again and again.
-struct Constant([u8; 16]);
+/// Returns one word for all upper halves, then another for the lower ones that are asked for.
+struct Halves {
+    upper: u64,
+    lower: u64,
+    asked: usize,
+}
 
-impl TryRng for Constant {
+impl TryRng for Halves {
     type Error = Infallible;
 
     fn try_next_u32(&mut self) -> Result<u32, Infallible> {
@@ -78,20 +82,23 @@ impl TryRng for Constant {
     }
 
     fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        for (byte, &value) in bytes.iter_mut().zip(self.0.iter().cycle()) {
-            *byte = value;
-        }
+        let word = if self.asked == 0 { self.upper } else { self.lower };
+        self.asked += 1;
+        bytes.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&word.to_le_bytes()));
         Ok(())
     }
 }
 
-impl TryCryptoRng for Constant {}
+impl TryCryptoRng for Halves {}
 
-fn gaussian_of(word: u128) -> i64 {
+/// The value at a number, and whether its lower half was asked for.
+fn gaussian_of(number: u128) -> (i64, bool) {
     fn one(rng: &mut impl CryptoRng) -> i64 {
         sampler::gaussian(1, rng)[0]
     }
-    one(&mut Constant(word.to_le_bytes()))
+    let mut rng = Halves { upper: (number >> 64) as u64, lower: number as u64, asked: 0 };
+    let value = one(&mut rng);
+    (value, rng.asked > 1)
 }
 
 /// exp(-k^2 / (2 sigma^2)) * 2^precision by its Taylor series in exact fractions, sigma = 319/100.
@@ -118,9 +125,17 @@ fn gaussian_steps_lie_where_exact_arithmetic_puts_them() {
         if step >= u128::MAX >> 1 {
             break;
         }
-        assert_eq!(gaussian_of(step - 1), k as i64, "just below step {k}");
-        assert_eq!(gaussian_of(step), k as i64 + 1, "at step {k}");
-        assert_eq!(gaussian_of(step | 1 << 127), -(k as i64 + 1), "the top bit is the sign");
+        assert_eq!(gaussian_of(step - 1), (k as i64, true), "just below step {k}");
+        assert_eq!(gaussian_of(step), (k as i64 + 1, true), "at step {k}");
+        assert_eq!(gaussian_of(step | 1 << 127), (-(k as i64 + 1), true), "the top bit is the sign");
+        // Where the upper half is no step's, it decides.
+        let upper = step >> 64 << 64;
+        if k < 30 {
+            assert_eq!(gaussian_of(upper - 1), (k as i64, false), "the upper half below that of step {k}");
+        }
+        if k < 29 {
+            assert_eq!(gaussian_of(upper + (1 << 64)), (k as i64 + 1, false), "the upper half beyond that of step {k}");
+        }
         reached = k + 1;
     }
     assert!(reached as f64 > 12.0 * SIGMA, "the table ends at {reached}");

@@ -149,7 +149,7 @@ fn a_seed_is_unique_and_does_not_determine_the_error() {
         let error: Vec<i64> = error.limb(0).iter().map(|&x| q.center(x)).collect();
         // a generator seeded with the public seed must not give it
         for stream in 0..4 {
-            let mut rng = <subrosa_ring::sampler::ChaCha20Rng as rand_core::SeedableRng>::from_seed(seeded.seed);
+            let mut rng = <chacha20::ChaCha20Rng as rand_core::SeedableRng>::from_seed(seeded.seed);
             rng.set_stream(stream);
             assert!(*subrosa_ring::sampler::gaussian(32, &mut rng) != error);
         }

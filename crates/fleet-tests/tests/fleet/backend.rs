@@ -30,13 +30,13 @@ pub static PROGRAMS: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
     let this = std::env::current_exe().unwrap();
     let place = this.parent().unwrap().parent().unwrap().to_owned();
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(ROOT).args(["build", "-p", "subrosa-edge", "-p", "subrosa-server"]);
+    cargo.current_dir(ROOT).args(["build", "-p", "subrosa", "-p", "subrosa-edge", "-p", "subrosa-server"]);
     if place.ends_with("release") {
         cargo.arg("--release");
     }
     let built = cargo.status().is_ok_and(|status| status.success());
     if !built {
-        let _ = writeln!(std::io::stderr(), "SKIPPED: subrosa-serve and subrosa-edge cannot be built");
+        let _ = writeln!(std::io::stderr(), "SKIPPED: the programs cannot be built");
     }
     built.then_some(place)
 });

@@ -220,3 +220,22 @@ fn frames_of_a_camera_at_an_address_are_answered() {
     let (first, second) = (of(backend.expected[0]), of(backend.expected[1]));
     assert!(first > 0 && second > 0, "{first} and {second}");
 }
+
+#[test]
+#[ignore = "long: run with --ignored"]
+fn the_demo_of_a_fleet_tells_what_every_sample_was() {
+    let Some(programs) = PROGRAMS.as_ref() else { return };
+    const EACH: u64 = 30;
+    let mut demo = std::process::Command::new(programs.join("subrosa"));
+    let output = demo.args(["--json", "demo", "--fleet", "--images", &EACH.to_string()]).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["results"], &report["duplicates"]), (&(2 * EACH).into(), &0.into()), "{report}");
+    assert_eq!((&report["devices"], &report["audit_intact"]), (&2.into(), &true.into()), "{report}");
+    for stream in report["streams"].as_array().unwrap() {
+        assert_eq!((&stream["samples"], &stream["released"]), (&EACH.into(), &EACH.into()), "{report}");
+        // A class may fall otherwise where two scores are as good as equal.
+        assert!(stream["agreement"].as_f64().unwrap() >= 0.96, "{report}");
+    }
+}

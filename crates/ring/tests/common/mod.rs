@@ -1,8 +1,8 @@
 //! Seeded random inputs shared by the test-suites.
 #![allow(dead_code, clippy::unwrap_used, reason = "each suite uses its own part; a failed set-up is a failed test")]
 
+use chacha20::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
-use subrosa_ring::sampler::ChaCha20Rng;
 use subrosa_ring::{Modulus, primes};
 
 /// A generator with a fixed seed, printed so that a failure can be repeated.

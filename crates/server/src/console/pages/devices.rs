@@ -78,6 +78,9 @@ fn row(app: &App, session: &SignedIn, names: &Names, device: &Device, sent: &Sen
                 div {
                     (count("queued").map_or("-".to_owned(), whole))
                     @if let Some(shed @ 1..) = count("shed") { br; span.soft { (whole(shed)) " given up" } }
+                    @if let Some(rejected @ 1..) = count("rejected") {
+                        br; span.tag.warn title="They do not fit the network or cannot be read; the agent's log tells why." { (whole(rejected)) " rejected" }
+                    }
                 }
             }
             td data-label="Actions" {
