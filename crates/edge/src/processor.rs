@@ -109,6 +109,7 @@ impl Processor {
         };
         let parameters = bundle.parameters(kernel)?;
         let keys = Arc::new(bundle.keys(&parameters)?);
+        bundle.release();
         let public_key = bundle.public_key(&parameters)?;
         let threads = if options.threads == 0 { rayon::current_num_threads() } else { options.threads };
         let front = bundle.front()?.map(|onnx| PlainNetwork::load(onnx, threads)).transpose()?;
@@ -401,6 +402,7 @@ fn load_constants(
             }
             _ => Constants::Ciphertexts(packed.par_iter().map(|bytes| unpack(bytes)).collect::<Result<_, _>>()?),
         });
+        bundle.release();
     }
     Ok(out)
 }

@@ -112,6 +112,9 @@ impl PackedConstant {
     }
 }
 
+/// Bytes that are copied at a time.
+const COPIED: usize = 1 << 22;
+
 /// An open bundle or stored copy: structure and signature checked, every section's hash verified, program validated.
 pub struct Bundle {
     container: Container,
@@ -137,6 +140,11 @@ impl Bundle {
         let program: Program = json(&container, &file, PROGRAM)?;
         program.validate().map_err(|reason| FileError::Section { file: file.clone(), section: PROGRAM, reason })?;
         Ok(Self { container, file, manifest, groups: program.groups(), program })
+    }
+
+    /// Takes what was read of the file out of the process's memory; see [`Container::release`].
+    pub fn release(&self) {
+        self.container.release();
     }
 
     /// Who signed the file; `None` for a stored copy.
@@ -246,7 +254,12 @@ impl Bundle {
         let manifest = Manifest { version, ..self.manifest.clone() };
         out.add_section(MANIFEST, &to_json(&self.file, MANIFEST, &manifest)?)?;
         for name in [PROGRAM, FRONT, PUBLIC_KEY, KEYS, WEIGHTS] {
-            out.add_section(name, self.container.section(name)?)?;
+            out.begin_section(name)?;
+            for part in self.container.section(name)?.chunks(COPIED) {
+                out.write(part)?;
+                self.release();
+            }
+            out.end_section()?;
         }
         Ok(out.finish(Some(signer))?)
     }

@@ -6,7 +6,9 @@
 
 mod draft;
 mod geometry;
+mod ladder;
 mod layout;
+mod linear;
 mod map;
 mod polynomial;
 mod search;

@@ -1,7 +1,8 @@
 //! The search through rings, geometries and scales.
 
-use super::draft::{Draft, Ladder, draft};
+use super::draft::{Draft, draft};
 use super::geometry::Geometry;
+use super::ladder::{Ladder, drops};
 use super::simulate::simulate;
 use super::single::plan_single;
 use super::stages::Stage;
@@ -252,7 +253,7 @@ impl Search<'_> {
                 _ => WholeError::DoesNotFit {
                     security: request.security.bits(),
                     stages: self.task.stages.len(),
-                    products: super::draft::drops(self.task),
+                    products: drops(self.task),
                 },
             }
             .into());

@@ -12,6 +12,9 @@ use super::{
     signer::Signer,
 };
 
+/// Bytes that are hashed before their memory is given back.
+const WINDOW: usize = 1 << 22;
+
 /// An open container file: structure, seal and signature checked, sections readable as slices.
 ///
 /// The sections' own bytes are checked by [`Container::verify_all`]: call it before trusting any.
@@ -70,7 +73,7 @@ impl Container {
     }
 
     /// Checks every byte that opening did not: each section against its SHA-256, in parallel on rayon's current pool, and
-    /// that the padding between sections is zero.
+    /// that the padding between sections is zero. What of a mapped file was read for it leaves the process's memory again.
     ///
     /// # Errors
     /// [`ContainerError::SectionDamaged`] for the first damaged section in the file's order, [`ContainerError::Damaged`] for padding.
@@ -80,8 +83,13 @@ impl Container {
             .sections
             .par_iter()
             .map(|section| {
-                let content = bytes.get(section.range.clone());
-                content.is_some_and(|content| <[u8; 32]>::from(Sha256::digest(content)) == section.sha256)
+                let mut hash = Sha256::new();
+                for start in section.range.clone().step_by(WINDOW) {
+                    let window = start..section.range.end.min(start + WINDOW);
+                    hash.update(bytes.get(window.clone()).unwrap_or_default());
+                    self.source.release(window);
+                }
+                <[u8; 32]>::from(hash.finalize()) == section.sha256
             })
             .collect();
         if let Some((section, _)) = self.sections.iter().zip(intact).find(|(_, intact)| !intact) {
@@ -95,6 +103,11 @@ impl Container {
             }
         }
         Ok(())
+    }
+
+    /// Takes what was read of a mapped file out of the process's memory: for readers who have what they need of it, and keep it open.
+    pub fn release(&self) {
+        self.source.release(0..self.source.bytes().len());
     }
 
     /// Who signed the file; the signature was verified when the file was opened. `None` for an unsigned file.
@@ -186,6 +199,12 @@ impl Source {
         match self {
             Self::Mapped(map) => map.bytes(),
             Self::Owned(bytes) => bytes,
+        }
+    }
+
+    fn release(&self, range: Range<usize>) {
+        if let Self::Mapped(map) = self {
+            map.release(range);
         }
     }
 }
