@@ -269,7 +269,7 @@ impl Processor {
     }
 
     /// The same; `after` is told of every step when it is done: the number of the plaintext modulus, of the step, and what the
-    /// registers hold.
+    /// registers hold. A step that takes no pass of its own (biases that sums start with) is done with the one before.
     pub fn infer_watched(
         &self,
         input: &Input,
