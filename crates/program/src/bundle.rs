@@ -4,7 +4,7 @@
 //! (empty unless the input is encrypted), `keys` (packed key-switching keys in the order of the program), `weights` (packed seeded
 //! ciphertexts, group after group). The owner's stored copy has the same sections, another kind and no signature.
 
-use crate::container::{Container, ContainerError, ContainerWriter, FileInfo, SignFn, Signer};
+use crate::container::{Container, ContainerError, ContainerWriter, FileInfo, SignFn, Signer, WINDOW};
 use crate::program::{ConstantGroup, KeyRequirement, Program};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -111,9 +111,6 @@ impl PackedConstant {
         }
     }
 }
-
-/// Bytes that are copied at a time.
-const COPIED: usize = 1 << 22;
 
 /// An open bundle or stored copy: structure and signature checked, every section's hash verified, program validated.
 pub struct Bundle {
@@ -255,7 +252,7 @@ impl Bundle {
         out.add_section(MANIFEST, &to_json(&self.file, MANIFEST, &manifest)?)?;
         for name in [PROGRAM, FRONT, PUBLIC_KEY, KEYS, WEIGHTS] {
             out.begin_section(name)?;
-            for part in self.container.section(name)?.chunks(COPIED) {
+            for part in self.container.section(name)?.chunks(WINDOW) {
                 out.write(part)?;
                 self.release();
             }

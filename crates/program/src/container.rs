@@ -53,6 +53,7 @@ pub use atomic::{Access, AtomicFile, sync_directory};
 pub use error::ContainerError;
 pub use format::FORMAT_VERSION;
 pub use read::Container;
+pub(crate) use read::WINDOW;
 pub use signer::{Signer, SignerError};
 pub use write::{ContainerWriter, FileInfo, SignError, SignFn};
 

@@ -43,8 +43,8 @@ pub fn ternary(n: usize, rng: &mut impl CryptoRng) -> Zeroizing<Vec<i64>> {
 
 /// n independent values from the discrete Gaussian on the integers: P(x) proportional to exp(-x^2 / (2 [`SIGMA`]^2)).
 ///
-/// Each value inverts the cumulative distribution of |X| at a 127-bit random number by a scan of the whole table, and takes
-/// a random sign. The table ends where the tail falls below 2^-127, beyond 13 sigma. The lower half of a number is drawn only where the
+/// Each value inverts the cumulative distribution of |X| at a 127-bit random number, by a scan of the whole table or, with
+/// AVX-512, a search without branches and look-ups in memory, and takes a random sign. The table ends where the tail falls below 2^-127, beyond 13 sigma. The lower half of a number is drawn only where the
 /// upper one is that of a step of the table, which decides nothing then: once in 2^58 values.
 pub fn gaussian(n: usize, rng: &mut impl CryptoRng) -> Zeroizing<Vec<i64>> {
     let mut values = Zeroizing::new(vec![0i64; n]);
@@ -106,11 +106,17 @@ pub(crate) fn gaussian_batch(bytes: &[u8; 8 * BATCH], out: &mut [i64; BATCH], un
             }
         }
         for ((value, &magnitude), &word) in values.iter_mut().zip(magnitudes.iter()).zip(words.iter()) {
-            let sign = -((word >> 63) as i64);
-            *value = (magnitude as i64 ^ sign) - sign;
+            *value = signed(magnitude as i64, word);
         }
     }
     *undecided = equal.iter().fold(0, |any, equal| any | equal);
+}
+
+/// The magnitude with the sign that the top bit of the word gives.
+#[inline(always)]
+fn signed(magnitude: i64, word: u64) -> i64 {
+    let sign = -((word >> 63) as i64);
+    (magnitude ^ sign) - sign
 }
 
 /// The values of a batch of which some are not decided by the upper halves of their numbers: the lower halves are drawn for all.
@@ -121,8 +127,7 @@ fn whole_numbers(bytes: &[u8; 8 * BATCH], out: &mut [i64; BATCH], rng: &mut impl
         rng.fill_bytes(&mut *lower);
         let position = u128::from(upper & POSITION) << 64 | u128::from(u64::from_le_bytes(*lower));
         let magnitude: i64 = CUMULATIVE.iter().map(|&step| i64::from(position >= step)).sum();
-        let sign = -((upper >> 63) as i64);
-        *value = (magnitude ^ sign) - sign;
+        *value = signed(magnitude, upper);
     }
 }
 

@@ -168,14 +168,12 @@ impl Evaluator {
                 }
             }
         }
-        let Some(_) = self.parameters.plain() else {
-            let components = self.parameters.ring_dots(level, start, &pairs)?;
-            return Ok(Ciphertext { components, scale, level });
-        };
-        let mut components = self.parameters.ring_dots(level, &[], &pairs)?;
+        // In BGV the products are multiplied by t before anything is added to them.
+        let (first, later): (&[_], &[_]) = if self.parameters.plain().is_none() { (start, &[]) } else { (&[], start) };
+        let mut components = self.parameters.ring_dots(level, first, &pairs)?;
         self.times_t(level, &mut components)?;
         let ring = self.parameters.ring_of(level)?;
-        components.iter_mut().zip(start).for_each(|(sum, start)| ring.add_assign(sum, start));
+        components.iter_mut().zip(later).for_each(|(sum, start)| ring.add_assign(sum, start));
         Ok(Ciphertext { components, scale, level })
     }
 

@@ -12,8 +12,8 @@ use super::{
     signer::Signer,
 };
 
-/// Bytes that are hashed before their memory is given back.
-const WINDOW: usize = 1 << 22;
+/// Bytes that are read of a mapped file before their memory is given back.
+pub(crate) const WINDOW: usize = 1 << 22;
 
 /// An open container file: structure, seal and signature checked, sections readable as slices.
 ///
